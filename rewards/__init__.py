@@ -1,0 +1,1 @@
+"""Rewards: text in, score out. Standard library only at import time."""

@@ -1,0 +1,211 @@
+"""One call of one reward function: its arguments, running it (plain or async), and what is said when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rewards.load import Reward, RewardError, is_async, missing_columns
+
+# Columns that TRL keeps from reward functions: they arrive as `prompts`, `completions` and `completion_ids`.
+WITHHELD = frozenset({"prompt", "completion", "completion_ids"})
+_REPLAY_SECONDS = 10.0
+
+
+class InfrastructureError(Exception):
+    """Raise it in a reward function when grading itself failed (a judge that cannot be reached, a sandbox that died).
+
+    The rows of that call are dropped with a counted reason: a crash in grading is not a wrong answer. To drop single
+    rows, return an instance in their place in the list.
+    """
+
+
+@dataclass
+class Call:
+    """One function's call: its arguments, what it logs, what it returned or failed with, and how long it took."""
+
+    reward: Reward
+    arguments: dict[str, Any]
+    extras: dict[str, list[Any]]
+    metrics: dict[str, list[float]]
+    outcome: list[Any] | InfrastructureError = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def prepare(
+    reward: Reward,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    columns: Mapping[str, Sequence[Any]],
+    trainer_state: Any,
+) -> Call:
+    """The arguments that TRL would pass. RewardError for a column that the function needs and the data lacks."""
+    given = {name: list(values) for name, values in columns.items() if name not in WITHHELD}
+    missing = missing_columns(reward, list(given))
+    if missing:
+        raise RewardError(
+            f"reward {reward.name}: the data has no column {', '.join(map(repr, missing))} (columns: "
+            f"{', '.join(sorted(given)) or 'none besides the prompt'}); "
+            f"map one with data.train.columns: {{{missing[0]}: <name in the file>}}"
+        )
+    clash = sorted(set(reward.kwargs) & set(given))
+    if clash:
+        raise RewardError(f"reward {reward.name}: kwargs {clash} are also data columns; rename the kwarg or the column")
+    extras: dict[str, list[Any]] = defaultdict(list)
+    metrics: dict[str, list[float]] = defaultdict(list)
+    arguments = {
+        "prompts": list(prompts),
+        "completions": list(completions),
+        "completion_ids": list(completion_ids),
+        **given,
+        **reward.kwargs,
+        "trainer_state": trainer_state,
+        "log_extra": lambda column, values: extras[column].extend(values),
+        "log_metric": lambda name, value: metrics[name].append(value),
+    }
+    return Call(reward, arguments, extras, metrics)
+
+
+# -------------------------------------------------------------------------------------------------------------- running
+
+
+def run(calls: Sequence[Call]) -> None:
+    """Make every call and fill in its outcome and seconds: plain functions in order, then the async ones together."""
+    for call in calls:
+        if not is_async(call.reward.fn):
+            error = _attempt(call)
+            if error is not None:
+                raise _failure(call, error) from error
+    waiting = [call for call in calls if is_async(call.reward.fn)]
+    for call, error in zip(waiting, _in_loop(_gather(waiting)) if waiting else [], strict=True):
+        if error is not None:
+            raise _failure(call, error) from error
+
+
+def _attempt(call: Call) -> BaseException | None:
+    started = time.perf_counter()
+    try:
+        call.outcome = _as_list(call.reward, call.reward.fn(**_fresh(call.arguments)))
+    except InfrastructureError as error:
+        call.outcome = error
+    except (Exception, SystemExit) as error:  # noqa: BLE001  authors' code may raise anything
+        return error
+    call.seconds = time.perf_counter() - started
+    return None
+
+
+async def _attempt_async(call: Call) -> BaseException | None:
+    started = time.perf_counter()
+    try:
+        call.outcome = _as_list(call.reward, await call.reward.fn(**_fresh(call.arguments)))
+    except InfrastructureError as error:
+        call.outcome = error
+    except (Exception, SystemExit) as error:  # noqa: BLE001  as above; SystemExit would also end the loop's thread
+        return error
+    call.seconds = time.perf_counter() - started
+    return None
+
+
+def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists of its own for every call: a function that changes its arguments must not change the next one's."""
+    return {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
+
+
+async def _gather(calls: Sequence[Call]) -> list[BaseException | None]:
+    return await asyncio.gather(*map(_attempt_async, calls))
+
+
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+_loops_lock = threading.Lock()
+
+
+def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on this process's reward loop.
+
+    One loop for the whole run, so that a session or a semaphore that an author keeps between calls stays usable; on a
+    thread of its own, so that it also works inside a notebook's loop.
+    """
+    with _loops_lock:
+        loop = _loops.get(os.getpid())  # a forked child inherits the table but not the thread
+        if loop is None:
+            loop = _loops[os.getpid()] = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="unmask-rewards", daemon=True).start()
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # Ctrl-C while a judge is slow
+        raise
+
+
+def _as_list(reward: Reward, output: Any) -> list[Any]:
+    if isinstance(output, (str, bytes, Mapping)) or not hasattr(output, "__iter__"):
+        raise RewardError(
+            f"reward {reward.name} returned {type(output).__name__} ({shorten(output)}); it must return a list with "
+            "one number or None per completion"
+        )
+    return list(output)
+
+
+# ------------------------------------------------------------------------------------------------------------- failures
+
+
+def _failure(call: Call, error: BaseException) -> BaseException:
+    if isinstance(error, RewardError):
+        return error
+    row = _guilty_row(call, error)
+    where = f"row {row}" if row is not None else "the whole batch (no single row fails alone; row 0 is shown)"
+    hint = ""
+    if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+        hint = "\n  Reward functions receive every data column as a keyword: end the signature with **kwargs."
+    return RewardError(
+        f"reward {call.reward.name} raised {type(error).__name__} on {where}: {error}{hint}\n{sample(call, row or 0)}"
+    )
+
+
+def _guilty_row(call: Call, error: BaseException) -> int | None:
+    """The first row that fails alone in the same way.
+
+    The run ends here, so calling the function again row by row costs only time, and little of it is spent.
+    """
+    deadline = time.perf_counter() + _REPLAY_SECONDS
+    for row in range(len(call.arguments["prompts"])):
+        if time.perf_counter() > deadline:
+            break
+        one = {name: _row(call, name, value, row) for name, value in call.arguments.items()}
+        alone = Call(call.reward, one, {}, {})
+        again = _in_loop(_attempt_async(alone)) if is_async(call.reward.fn) else _attempt(alone)
+        if type(again) is type(error):
+            return row
+    return None
+
+
+def _row(call: Call, name: str, value: Any, row: int) -> Any:
+    if name in ("log_extra", "log_metric"):
+        return _no_log
+    if name == "trainer_state" or name in call.reward.kwargs:
+        return value
+    return [value[row]]
+
+
+def _no_log(*_: Any, **__: Any) -> None:
+    """Stands in for the loggers while a failing row is looked for."""
+
+
+def sample(call: Call, row: int) -> str:
+    """The prompt and completion of a row, shortened, for a message."""
+    prompts, completions = call.arguments["prompts"], call.arguments["completions"]
+    return f"  row {row} prompt:     {shorten(prompts[row])}\n  row {row} completion: {shorten(completions[row])}"
+
+
+def shorten(value: Any, limit: int = 600) -> str:
+    """The repr of `value` (so that whitespace shows) in about `limit` characters at most, the middle left out."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit * 2 // 3]} ... {text[-limit // 3 :]}"

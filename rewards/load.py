@@ -1,0 +1,293 @@
+"""From a recipe's `rewards:` entries to functions: built-in names, files loaded by path, dotted paths, callables."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# What every reward function receives besides the data columns.
+FIXED_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+
+_BUILTIN_MODULES = ("gsm8k", "sudoku")
+_ENTRY_KEYS = ("fn", "weight", "kwargs", "name")
+
+
+class RewardError(Exception):
+    """A reward that cannot be found or did not keep the contract. The message is for the author, not for the machine.
+
+    `problems` holds (key, message) pairs such as ("rewards[1].fn", "..."), all of them at once, when it comes from
+    `load_rewards`; otherwise it is empty.
+    """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.problems)
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward function with its place in the recipe. `name` is the key of its scores; weight 0 means: log only."""
+
+    name: str
+    fn: Callable[..., Any]
+    weight: float = 1.0
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def load_rewards(entries: Sequence[Mapping[str, Any] | str | Callable[..., Any]], *, base: Path) -> tuple[Reward, ...]:
+    """The rewards that a recipe names, in its order.
+
+    An entry is `{fn, weight: 1.0, kwargs: {}, name: null}`, or only what `fn` would be:
+    - `"sudoku.solved"`: a function of this package (`available()`);
+    - `"my_rewards.py:brevity"`: a function in a file, relative to `base` (the recipe's folder);
+    - `"package.module:function"`: anything that can be imported;
+    - a callable.
+
+    Names default to the built-in's full name or the function's own. Raises RewardError with every problem of every
+    entry, each with the nearest valid name.
+    """
+    rewards: list[Reward] = []
+    problems: list[tuple[str, str]] = []
+    for index, entry in enumerate(entries):
+        found = _load_entry(entry, Path(base), f"rewards[{index}]", problems)
+        if found is None:
+            continue
+        if found.name in {reward.name for reward in rewards}:
+            problems.append(
+                (f"rewards[{index}].name", f"two rewards are called {found.name!r}; give one of them another `name`")
+            )
+            continue
+        rewards.append(found)
+    if problems:
+        raise RewardError("\n".join(f"{key}: {message}" for key, message in problems), problems)
+    return tuple(rewards)
+
+
+def available() -> list[str]:
+    """The built-in rewards, as recipes name them, sorted."""
+    modules = ((name, importlib.import_module(f"rewards.{name}")) for name in _BUILTIN_MODULES)
+    return sorted(f"{name}.{fn.__name__}" for name, module in modules for fn in module.REWARDS)
+
+
+def missing_columns(reward: Reward, columns: Sequence[str]) -> list[str]:
+    """The data columns that the function cannot do without and that are not among `columns`."""
+    signature = _signature(reward.fn)
+    if signature is None:
+        return []
+    known = {*FIXED_ARGUMENTS, *reward.kwargs, *columns}
+    return [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in known
+    ]
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether `fn(...)` gives a coroutine: an async function, a partial of one, an object with an async `__call__`."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+
+
+# -------------------------------------------------------------------------------------------------------------- entries
+
+
+def _load_entry(entry: Any, base: Path, where: str, problems: list[tuple[str, str]]) -> Reward | None:
+    fields: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {"fn": entry}
+    before = len(problems)
+    for key in fields:
+        if key not in _ENTRY_KEYS:
+            problems.append(
+                (f"{where}.{key}", f"unknown key{_nearest(str(key), _ENTRY_KEYS)}; keys: {', '.join(_ENTRY_KEYS)}")
+            )
+    weight, kwargs, name = fields.get("weight", 1.0), fields.get("kwargs") or {}, fields.get("name")
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+        problems.append((f"{where}.weight", f"must be a finite number, got {weight!r}"))
+    if not isinstance(kwargs, Mapping):
+        problems.append((f"{where}.kwargs", f"must be a mapping of argument names to values, got {kwargs!r}"))
+        kwargs = {}
+    if name is not None and (not isinstance(name, str) or not name):
+        problems.append((f"{where}.name", f"must be a word, got {name!r}"))
+    try:
+        fn, default_name = _resolve(fields.get("fn"), base)
+    except RewardError as error:
+        problems.append((f"{where}.fn", str(error)))
+        return None
+    problems.extend((f"{where}.{key}", message) for key, message in _signature_problems(fn, kwargs))
+    if len(problems) > before:
+        return None
+    return Reward(name or default_name, fn, float(weight), dict(kwargs))
+
+
+def _resolve(fn: Any, base: Path) -> tuple[Callable[..., Any], str]:
+    if callable(fn):
+        return fn, _callable_name(fn)
+    if not isinstance(fn, str) or not fn.strip():
+        raise RewardError(
+            f"needs the name of a function, such as 'sudoku.solved' or 'my_rewards.py:brevity'; got {fn!r}"
+        )
+    source, colon, attribute = fn.strip().rpartition(":")
+    if not colon:
+        return _builtin(fn.strip())
+    if source.endswith(".py") or "/" in source or "\\" in source:
+        path = (base / Path(source).expanduser()).resolve()
+        return _attribute(_load_file(path), attribute, f"the file {path}"), attribute
+    return _attribute(_import(source, fn), attribute, f"the module {source}"), attribute
+
+
+def _builtin(name: str) -> tuple[Callable[..., Any], str]:
+    known = available()
+    if name in known:
+        module, _, function = name.partition(".")
+        return getattr(importlib.import_module(f"rewards.{module}"), function), name
+    family = [full for full in known if full.startswith(f"{name}.")]
+    if family:
+        raise RewardError(f"{name!r} is a family of rewards; choose one: {', '.join(family)}")
+    if name.endswith(".py"):
+        raise RewardError(f"{name!r} is a file; say which function in it: '{name}:my_function'")
+    raise RewardError(
+        f"unknown reward {name!r}{_nearest(name, known)}; built in: {', '.join(known)}; your own: "
+        "'my_rewards.py:function' or 'package.module:function'"
+    )
+
+
+def _import(module: str, fn: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    # Importing runs other people's code, which may raise anything; the cause is chained and its text shown.
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+            hint = f"; a file is named by its path: './{module.replace('.', '/')}.py:{fn.rpartition(':')[2]}'"
+            raise RewardError(f"no module named {error.name!r} can be imported{hint}") from error
+        raise RewardError(f"importing {module} failed: {type(error).__name__}: {error}") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    """The module in a file, under a private name made of its path and content.
+
+    So it shadows nothing, two files of one name stay apart, and an unchanged file is loaded once. It stands in
+    sys.modules, where dataclasses and pickle look for it.
+    """
+    if not path.is_file():
+        folder = path.parent
+        near = [p.name for p in folder.glob("*.py")] if folder.is_dir() else []
+        seen = f"{_nearest(path.name, near)}; Python files there: {', '.join(sorted(near)[:8]) or 'none'}"
+        raise RewardError(f"no file {path}" + (seen if folder.is_dir() else f"; the folder {folder} does not exist"))
+    digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:16]
+    name = f"unmask_user_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RewardError(f"{path} is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # the author's code, as in _import
+        del sys.modules[name]
+        line = getattr(error, "lineno", None) or _line_in(error, path)
+        hint = ""
+        if isinstance(error, ModuleNotFoundError):
+            hint = (
+                " (files beside it are not importable by name: keep the reward in one file, or install what it imports)"
+            )
+        at = f", line {line}" if line else ""
+        raise RewardError(f"loading {path} failed{at}: {type(error).__name__}: {error}{hint}") from error
+    return module
+
+
+def _line_in(error: BaseException, path: Path) -> int | None:
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _attribute(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
+    target: Any = module
+    for part in name.split("."):
+        if not hasattr(target, part):
+            functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+            raise RewardError(
+                f"{where} has no function {name!r}{_nearest(name, functions)}; it has: "
+                f"{', '.join(functions[:12]) or 'none'}"
+            )
+        target = getattr(target, part)
+    if not callable(target) or inspect.isclass(target):
+        kind = "a class; name a function or an instance of it" if inspect.isclass(target) else type(target).__name__
+        raise RewardError(f"{name!r} in {where} is not a function but {kind}")
+    return target
+
+
+# ----------------------------------------------------------------------------------------------------------- signatures
+
+
+def _signature_problems(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    problems = [
+        (f"kwargs.{name}", f"{name!r} is passed by the trainer and cannot be set; rename the argument")
+        for name in kwargs
+        if name in FIXED_ARGUMENTS
+    ]
+    signature = _signature(fn)
+    if signature is None:
+        return problems
+    parameters = signature.parameters.values()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    swallows = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    ours = getattr(fn, "__module__", "") in {f"rewards.{module}" for module in _BUILTIN_MODULES}
+    if not swallows and not set(FIXED_ARGUMENTS) <= set(named):
+        builds = not {"prompts", "completions", "completion_ids"} & set(named)
+        hint = f" (if it builds a reward, do that in a file of your own: my_reward = {_callable_name(fn)}(...))"
+        problems.append(
+            (
+                "fn",
+                f"the function {_callable_name(fn)}{signature} must end its arguments with **kwargs: it is called with "
+                f"{', '.join(FIXED_ARGUMENTS)} and every data column as keywords{hint if builds else ''}",
+            )
+        )
+    if ours or not swallows:
+        # A function that takes **kwargs may read any name from it; ours use it for data columns only.
+        options = [name for name in named if name not in FIXED_ARGUMENTS]
+        problems.extend(
+            (f"kwargs.{name}", f"{_callable_name(fn)} has no argument {name!r}{_nearest(str(name), options)}")
+            for name in kwargs
+            if name not in named
+        )
+    return problems
+
+
+def _signature(fn: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(fn)
+    except (TypeError, ValueError):  # some built-in and extension callables have none
+        return None
+
+
+def _callable_name(fn: Callable[..., Any]) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""

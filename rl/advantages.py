@@ -1,0 +1,58 @@
+"""Reward to advantage. Pure functions: reward f32 ``[B]``, group int ``[B]`` -> advantage f32 ``[B]``.
+
+Groups are the rollouts of one prompt that survived grading; a group of one has no baseline and gets 0. Nothing here depends
+on the order of the rows.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# Added to the standard deviation of a group, as TRL does (trl.GRPOConfig, scale_rewards="group").
+STD_EPSILON = 1e-4
+
+AdvantageName = Literal["group_centered", "group_normalized", "leave_one_out", "verified"]
+GROUP_ADVANTAGES = ("group_centered", "group_normalized", "leave_one_out")
+
+
+def _group_mean(value: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Per row: the mean of its group, and the size of its group."""
+    _, index = group.unique(return_inverse=True)
+    count = torch.zeros(int(index.max()) + 1, dtype=value.dtype).index_add_(0, index, torch.ones_like(value))
+    total = torch.zeros_like(count).index_add_(0, index, value)
+    return (total / count)[index], count[index]
+
+
+def group_centered(reward: Tensor, group: Tensor) -> Tensor:
+    """A_i = r_i - mean_g(r). (d1, arXiv 2504.12216; Dr. GRPO, arXiv 2503.20783.)"""
+    mean, _ = _group_mean(reward.double(), group)
+    return (reward.double() - mean).float()
+
+
+def group_normalized(reward: Tensor, group: Tensor) -> Tensor:
+    """A_i = (r_i - mean_g(r)) / (std_g(r) + 1e-4), std with n - 1. (GRPO, arXiv 2402.03300.) Groups without spread get 0."""
+    centered = group_centered(reward, group).double()
+    mean_square, count = _group_mean(centered**2, group)
+    std = (mean_square * count / (count - 1).clamp(min=1)).sqrt()
+    return (centered / (std + STD_EPSILON)).float()
+
+
+def leave_one_out(reward: Tensor, group: Tensor) -> Tensor:
+    """A_i = r_i - mean of the others = n / (n - 1) * (r_i - mean_g(r)). (RLOO, arXiv 2402.14740.) Unbiased baseline."""
+    mean, count = _group_mean(reward.double(), group)
+    return (count / (count - 1).clamp(min=1) * (reward.double() - mean)).float()
+
+
+def verified(outcome: Tensor, threshold: float = 1.0) -> Tensor:
+    """A_i = 1 where the outcome is verified (>= threshold), else 0: rejection sampling (RAFT, arXiv 2304.06767)."""
+    return (outcome >= threshold).float()
+
+
+def advantages(name: AdvantageName, reward: Tensor, outcome: Tensor, group: Tensor) -> Tensor:
+    """Dispatch by the name a recipe uses; ``[B]``."""
+    if name == "verified":
+        return verified(outcome)
+    return {"group_centered": group_centered, "group_normalized": group_normalized, "leave_one_out": leave_one_out}[name](
+        reward, group
+    )

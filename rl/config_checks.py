@@ -1,0 +1,162 @@
+"""Checks between the sections of a recipe: combinations that each look fine and cannot run together."""
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rewards.load import RewardError, load_rewards
+from rl.config_errors import listing, nearest
+from rl.config_schema import Recipe, Split
+from rollouts.spec import SamplerSpec
+
+_BLOCKS = ("rollout.canvas", "rollout.block", "rollout.steps")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A problem found. The first of `keys` is where it is reported; left out where any of them is already wrong."""
+
+    keys: tuple[str, ...]
+    message: str
+    remedy: str | None = None
+    nearest: str | None = None
+
+
+def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[Check]:
+    """Every problem of a recipe that passed the schema. `provided` and `command` as in `rl.config.load_recipe`."""
+    yield from _model(recipe)
+    yield from _files(recipe)
+    if command == "sft":
+        if recipe.warm_start is None:
+            yield Check(
+                ("warm_start",), "is required by `unmask sft`", "add warm_start: {data: {path: ...}, steps: ...}"
+            )
+        return
+    sampler = list(_sampler(recipe))
+    yield from sampler
+    yield from _rewards(recipe, provided)
+    yield from _evaluation(recipe, provided)
+    told = {check.keys[0] for check in sampler}
+    for key, message in recipe.method.problems(recipe.rollout.sampler, recipe.rollout.group_size):
+        involved = tuple(re.findall(r"rollout\.\w+", message))
+        if not told.intersection(involved):
+            yield _split(f"method.{key}", message, involved)
+    if recipe.method.kl.reference == "base" and recipe.method.kl.beta > 0 and recipe.model.lora is None:
+        yield Check(
+            ("method.kl.reference", "model.lora"),
+            "base is the model without its adapter, and model.lora is null",
+            "use reference: start, or train with model.lora",
+        )
+    if recipe.data.train is None and "data.train" not in provided:
+        yield Check(("data.train",), "is required: the prompts to train on", "add data: {train: {path: ...}}")
+
+
+def _split(key: str, message: str, also: tuple[str, ...] = ()) -> Check:
+    """``what is wrong; what to do`` as a Check."""
+    what, _, remedy = message.rpartition("; ")
+    return Check((key, *also), what or remedy, remedy if what else None)
+
+
+def _model(recipe: Recipe) -> Iterator[Check]:
+    model = recipe.model
+    if model.lora is not None and model.lora.dropout > 0:
+        yield Check(
+            ("model.lora.dropout",),
+            f"is {model.lora.dropout:g}; dropout scores a policy that was not sampled, so the first ratio is not 1",
+            "set model.lora.dropout: 0",
+        )
+    if model.attention == "flash_attention_2" and model.dtype == "float32":
+        what = "flash_attention_2 computes in bfloat16 only, and model.dtype is float32"
+        yield Check(("model.attention", "model.dtype"), what, "set model.dtype: bfloat16, or attention: sdpa")
+    if model.lora is not None and model.lora.targets == ():
+        yield Check(("model.lora.targets",), "is empty, so nothing would be trained", "use targets: auto")
+    if model.quantization != "none" and model.lora is None and model.adapter is None:
+        yield Check(
+            ("model.quantization", "model.lora"),
+            f"{model.quantization} weights are frozen, and without model.lora there is nothing else to train",
+            "add model.lora: {r: 16}, or set quantization: none",
+        )
+
+
+def _files(recipe: Recipe) -> Iterator[Check]:
+    splits: list[tuple[str, Split | None]] = [("data.train", recipe.data.train), ("data.eval", recipe.data.eval)]
+    splits.append(("warm_start.data", recipe.warm_start.data if recipe.warm_start else None))
+    named = [(f"{key}.path", split.path) for key, split in splits if split is not None]
+    named += [("model.path", recipe.model.path), ("model.adapter", recipe.model.adapter or "")]
+    for key, name in named:
+        path = Path(name)
+        if path.is_absolute() and not path.exists():
+            yield Check((key,), *missing_file(path))
+
+
+def missing_file(path: Path) -> tuple[str, str | None, str | None]:
+    """(message, remedy, nearest) for a path that is not there, from what is there."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no file {path}: the folder {folder} does not exist", "check the path", None
+    names = sorted(one.name for one in folder.iterdir() if not one.name.startswith("."))
+    alike = [name for name in names if Path(name).suffix == path.suffix] or names
+    remedy = f"{folder} holds {listing(alike, 6)}" if alike else f"{folder} is empty"
+    return f"there is no file {path}", remedy, nearest(path.name, names)
+
+
+def _sampler(recipe: Recipe) -> Iterator[Check]:
+    for key, message in recipe.rollout.problems():
+        yield _split(f"rollout.{key}", message, _BLOCKS)
+    if recipe.rollout.temperature == 0:
+        yield Check(
+            ("rollout.temperature",),
+            "is 0: all rollouts of a group would be the same, so there is nothing to learn from",
+            "use a temperature above 0; eval.sampler has its own, 0 by default",
+        )
+
+
+def _rewards(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:
+    if not recipe.rewards and "rewards" not in provided:
+        yield Check(("rewards",), "no reward function is named", "add rewards: [{fn: gsm8k.correct}]")
+        return
+    if recipe.rewards and all(entry.weight == 0 for entry in recipe.rewards) and "rewards" not in provided:
+        yield Check(
+            ("rewards.0.weight", "rewards"),
+            "every reward has weight 0, which only logs them",
+            "give at least one a weight other than 0",
+        )
+    try:  # finding the functions reads the user's files; that is the only way to know their names
+        names = [
+            reward.name for reward in load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
+        ]
+    except RewardError as error:
+        for key, message in error.problems:
+            yield Check((re.sub(r"\[(\d+)\]", r".\1", key), "rewards"), message)
+        return
+    if recipe.outcome is not None and recipe.outcome not in names and "rewards" not in provided:
+        near = nearest(recipe.outcome, names)
+        yield Check(
+            ("outcome", "rewards"), f"there is no reward {recipe.outcome!r}", f"rewards: {listing(names)}", near
+        )
+
+
+def _evaluation(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:
+    evaluation = recipe.eval
+    if evaluation is None:
+        if recipe.data.eval is not None:
+            yield Check(
+                ("data.eval", "eval"),
+                "nothing evaluates on it: there is no section eval",
+                "add eval: {every: 0}, or drop it",
+            )
+        return
+    if recipe.data.eval is None and "data.eval" not in provided:
+        yield Check(("eval", "data.eval"), "there are no prompts to evaluate on", "add data.eval: {path: ...}")
+    # What eval.sampler inherits from rollout is reported there, once.
+    known = {message for _, message in recipe.rollout.problems()}
+    for key, message in evaluation.sampler.problems():
+        if message not in known:
+            yield _split(f"eval.sampler.{key}", message, ("eval.sampler", *_BLOCKS))
+    if evaluation.sampler.problems():
+        return
+    for index, steps in enumerate(evaluation.steps):
+        spec: SamplerSpec = evaluation.sampler.model_copy(update={"steps": steps})
+        for _, message in spec.problems():
+            yield _split(f"eval.steps.{index}", message, ("eval.sampler", *_BLOCKS))

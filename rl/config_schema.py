@@ -1,0 +1,193 @@
+"""The recipe: one frozen, typed value that says everything about a run. Units and defaults stand at each field.
+
+A recipe file holds only what differs from these defaults. `rl.config.load_recipe` reads one; `Recipe.to_yaml` writes
+the resolved one, which reads back equal.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from rl.config_yaml import to_yaml
+from rl.method import Method
+from rollouts.spec import SamplerSpec
+
+_WORDS = {"on": True, "yes": True, "off": False, "no": False}
+
+Flag = Annotated[bool, BeforeValidator(lambda value: _WORDS.get(value, value) if isinstance(value, str) else value)]
+"""true or false; also on/off and yes/no, which the recipe reader leaves as words."""
+
+Schedule = Literal["constant", "linear", "cosine"]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the matrices that the family names, or on those named here."""
+
+    r: int = Field(default=16, ge=1, description="rank")
+    alpha: Positive = Field(default=32, description="scale; the update is multiplied by alpha / r")
+    targets: Literal["auto"] | tuple[str, ...] = Field(
+        default="auto", description="module names; auto: the family's list"
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="must be 0 for RL: it would make the first ratio differ from 1"
+    )
+
+
+class ModelConfig(Section):
+    """Which policy is trained, and how it is loaded."""
+
+    path: str = Field(description="Hub name or folder of a checkpoint, or tiny for a small model made on the spot")
+    family: str = Field(default="auto", description="auto reads it from the checkpoint's config.json")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the forward and backward pass")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    lora: LoraConfig | None = Field(default=None, description="null trains all weights")
+    adapter: str | None = Field(default=None, description="folder of a PEFT adapter to start from")
+    quantization: Literal["none", "nf4"] = Field(
+        default="none", description="nf4: frozen 4-bit base under LoRA; needs a GPU"
+    )
+    gradient_checkpointing: Flag = False
+
+
+class Split(Section):
+    """One split of a data set: a Hub name or a local jsonl, json, csv or parquet file."""
+
+    path: str
+    split: str = Field(default="train", description="split name; slices such as train[:100] are allowed")
+    name: str | None = Field(default=None, description="configuration of a Hub data set")
+    columns: dict[str, str] = Field(default_factory=dict, description="{our name: the data set's name}")
+    limit: int | None = Field(default=None, ge=1, description="only the first rows")
+
+
+class PromptConfig(Section):
+    """How a row becomes the text that the model reads."""
+
+    system: str | None = Field(default=None, description="system message put before the prompt")
+    template: str | None = Field(default=None, description="user prompt made from columns, as in 'Solve: {question}'")
+    prefill: str | None = Field(default=None, description="beginning of the answer, which the completion continues")
+    chat_template: Literal["auto", "none"] = Field(default="auto", description="none: plain text")
+    max_length: Literal["error", "drop"] = Field(
+        default="error", description="what happens to a prompt that does not fit"
+    )
+
+
+class DataConfig(Section):
+    train: Split | None = None
+    eval: Split | None = None
+    prompt: PromptConfig = PromptConfig()
+
+
+class RolloutConfig(SamplerSpec):
+    """The sampler of training, the size of a group, and rows per forward of the sampler."""
+
+    group_size: int = Field(default=8, ge=1, description="completions per prompt (G)")
+    max_rows: int = Field(default=64, ge=1, description="rows denoised together; memory only, never a result")
+
+    @property
+    def sampler(self) -> SamplerSpec:
+        """The sampling law alone."""
+        return SamplerSpec(**self.model_dump(include=set(SamplerSpec.model_fields)))
+
+
+class RewardEntry(Section):
+    """One reward: ``module.function`` of the rewards folder, ``file.py:function`` or ``package.module:function``."""
+
+    fn: str
+    weight: float = Field(default=1.0, description="0 logs the reward and does not train on it")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="extra keyword arguments of the function")
+    name: str | None = Field(default=None, description="name in the metrics; null: the function's name")
+
+
+class OptimConfig(Section):
+    """AdamW of the RL updates."""
+
+    lr: float = Field(default=1e-5, ge=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    eps: Positive = 1e-8
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: Positive = Field(default=1.0, description="gradients are scaled down to this global norm")
+    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps from 0 to lr")
+    schedule: Schedule = "constant"
+    min_lr_ratio: Fraction = Field(default=0.0, description="where linear and cosine end, as a share of lr")
+
+
+class TrainConfig(Section):
+    """Length and shape of the run."""
+
+    updates: int = Field(
+        default=100, ge=0, description="batches of rollouts; each gives method.inner_passes optimizer steps"
+    )
+    prompts_per_update: int = Field(default=16, ge=1, description="P; a batch is P * group_size rollouts")
+    micro_batch: int = Field(
+        default=32, ge=1, description="views per forward of the learner; memory only, never a result"
+    )
+    seed: int = Field(default=0, ge=0)
+    deterministic: Flag = Field(default=False, description="fixed composition of every forward, for bitwise repetition")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null leaves them alone")
+    out: str | None = Field(default=None, description="run folder; null: runs/<name>")
+    log_rollouts: int = Field(default=4, ge=0, description="sampled rollouts written per update")
+
+
+class WarmStartConfig(Section):
+    """Masked supervised fine-tuning before RL, counted in optimizer steps."""
+
+    data: Split
+    steps: int = Field(ge=1)
+    batch: int = Field(default=128, ge=1, description="rows per optimizer step")
+    micro_batch: int | None = Field(default=None, ge=1, description="rows per forward; null: the whole batch")
+    lr: float = Field(default=2e-3, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Schedule = "constant"
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    max_grad_norm: Positive = 1.0
+    stratified: Flag = Field(default=True, description="noise levels spread evenly over the batch")
+
+
+class EvalConfig(Section):
+    """Accuracy on data.eval. A recipe's `sampler` holds only what differs from `rollout`; temperature defaults to 0."""
+
+    every: int = Field(default=0, ge=0, description="updates between evaluations; 0: at start and end only")
+    limit: int | None = Field(default=None, ge=1, description="only the first prompts of data.eval")
+    batch: int = Field(default=128, ge=1, description="rows denoised together")
+    sampler: SamplerSpec = SamplerSpec(temperature=0.0)
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="further step counts, at start and end"
+    )
+    cluster: str | None = Field(
+        default=None, description="column whose equal values are resampled together in intervals"
+    )
+
+
+class Recipe(Section):
+    """Everything about a run. Build one with `rl.config.load_recipe`, which also runs the checks between sections."""
+
+    name: str | None = None
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    rewards: tuple[RewardEntry, ...] = ()
+    outcome: str | None = Field(default=None, description="reward reported as accuracy; null: the first")
+    method: Method
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    warm_start: WarmStartConfig | None = None
+    eval: EvalConfig | None = None
+
+    @property
+    def out(self) -> Path:
+        """The run folder."""
+        return Path(self.train.out) if self.train.out else Path("runs") / (self.name or "run")
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, defaults included; `load_recipe` reads it back equal."""
+        return to_yaml(self.model_dump(mode="json"))

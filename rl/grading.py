@@ -1,0 +1,90 @@
+"""From finished rollouts to a ``ScoredBatch``: texts to the reward functions, their scores back as tensors."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rewards.contract import Grades, Reward, TrainerState, grade
+from rl.metrics import Metrics, nan_mean
+from rl.scored import ScoredBatch
+from rollouts.trajectory import RolloutBatch
+
+if TYPE_CHECKING:
+    from rl.data import Prompt
+
+
+def completion_of(prompt: "Prompt", text: str, prefill: str = "") -> Any:
+    """What a reward sees as the completion: a string, or an assistant message where the prompt was conversational."""
+    content = prefill + text
+    return content if isinstance(prompt.raw, str) else [{"role": "assistant", "content": content}]
+
+
+def columns_of(prompts: Sequence["Prompt"]) -> dict[str, list[Any]]:
+    """All columns of the rows, as reward functions receive them."""
+    names = sorted({name for prompt in prompts for name in prompt.columns})
+    return {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+
+
+def _tensor(scores: Sequence[float | None]) -> Tensor:
+    return torch.tensor([float("nan") if score is None else score for score in scores], dtype=torch.float32)
+
+
+def grade_rollouts(
+    rollouts: RolloutBatch,
+    prompts: Mapping[int, "Prompt"],
+    rewards: Sequence[Reward],
+    outcome: str,
+    *,
+    eos_ids: Sequence[int],
+    prefill: str,
+    state: TrainerState,
+) -> tuple[ScoredBatch, Grades]:
+    """Grade every rollout. Rows whose grading failed, and rows that no reward applies to, are dropped and counted.
+
+    prompts: prompt id -> prompt. outcome: the component reported as accuracy; it never contains other rewards.
+    """
+    rows = [prompts[i] for i in rollouts.prompt_id.tolist()]
+    grades = grade(
+        rewards,
+        prompts=[prompt.raw for prompt in rows],
+        completions=[completion_of(prompt, text, prefill) for prompt, text in zip(rows, rollouts.texts, strict=True)],
+        completion_ids=rollouts.completion_ids(eos_ids),
+        columns=columns_of(rows),
+        trainer_state=state,
+    )
+    components = {name: _tensor(scores) for name, scores in grades.components.items()}
+    batch = ScoredBatch(rollouts, _tensor(grades.total), components[outcome], components)
+    # Counted before anything is taken out, so that reasons refer to the same rows as `grades`.
+    reasons = [
+        reason or ("no reward applies" if total is None else None)
+        for reason, total in zip(grades.dropped, grades.total, strict=True)
+    ]
+    for reason in sorted({reason for reason in reasons if reason}):
+        drop = torch.tensor([now == reason for now in reasons])
+        batch = batch.without(drop, reason)
+        reasons = [now for now in reasons if now != reason]
+    return batch, grades
+
+
+def reward_metrics(metrics: Metrics, batch: ScoredBatch, grades: Grades, completion_lengths: Tensor) -> None:
+    """Outcome, rewards and what tells a healthy batch from a dead one."""
+    metrics.add({"outcome": nan_mean(batch.outcome), "reward": nan_mean(batch.reward)})
+    for name, values in batch.components.items():
+        metrics.add({f"reward/{name}": nan_mean(values)})
+        seen = values[~torch.isnan(values)]
+        if len(seen):
+            metrics.set(f"reward/{name}/std", float(seen.std(correction=0)))
+    for name, seconds in grades.seconds.items():
+        metrics.set(f"seconds/reward/{name}", seconds)
+    for name, value in grades.metrics.items():
+        metrics.set(f"user/{name}", value)
+    group = batch.rollouts.group_id
+    flat = [bool((batch.reward[group == g] == batch.reward[group == g][0]).all()) for g in group.unique()]
+    metrics.add({"zero_signal_groups": (sum(flat), len(flat))})
+    metrics.add({"length": (completion_lengths.sum(), len(completion_lengths))})
+    metrics.mean("truncated", batch.rollouts.truncated)
+    metrics.mean("entropy", batch.rollouts.entropy, batch.rollouts.drawn_mask)
+    for reason, count in batch.dropped.items():
+        metrics.set(f"dropped/{reason}", count)

@@ -1,0 +1,201 @@
+"""The learner: policy, reference and optimizer on one rank. It can score views and backward a cotangent, and knows nothing else.
+
+Between the two lies ordinary maths on a small tensor ``[N, S]`` (``rl.step``), so any coupling of views costs constant memory, and
+micro-batches cannot change the gradient: each is forwarded again and receives its slice of the cotangent.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rl.likelihood import score_views
+from rl.masks import MaskPlan
+from rollouts.law import Law
+from rollouts.trajectory import RolloutBatch
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message says what happened, where, and what to do."""
+
+
+class OptimLike(Protocol):
+    """What the learner reads of a recipe's ``optim`` or ``warm_start`` section."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def betas(self) -> tuple[float, float]: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def max_grad_norm(self) -> float: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def schedule(self) -> str: ...
+
+
+def lr_factor(schedule: str, warmup: int, total: int, floor: float) -> Callable[[int], float]:
+    """Multiplier of the learning rate at optimizer step k = 0, 1, ...: linear warm-up that never wastes a step at zero, then constant,
+    or linear / cosine down to ``floor`` at the last step."""
+    from math import cos, pi
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, total - warmup - 1))
+        if schedule == "linear":
+            return 1.0 - (1.0 - floor) * progress
+        if schedule == "cosine":
+            return floor + (1.0 - floor) * 0.5 * (1.0 + cos(pi * progress))
+        return 1.0
+
+    return factor
+
+
+@dataclass
+class Work:
+    """Rows forwarded and rows backwarded so far (a row = one view or one sequence)."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class Learner:
+    """One rank of the learning side."""
+
+    def __init__(self, policy: Any, optim: OptimLike, *, total_steps: int, micro_batch: int) -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(cpu=policy.device.type == "cpu")
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        wrong = {str(p.dtype) for p in self.parameters} - {"torch.float32"}
+        if wrong:
+            raise TrainingError(f"trainable parameters must be float32 masters, found {', '.join(sorted(wrong))}")
+        self.optim = optim
+        self.micro_batch = micro_batch
+        optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=getattr(optim, "eps", 1e-8),
+            weight_decay=optim.weight_decay,
+        )
+        factor = lr_factor(optim.schedule, optim.warmup_steps, total_steps, getattr(optim, "min_lr_ratio", 0.0))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self.policy, self.optimizer, self.schedule = self.accelerator.prepare(policy, optimizer, schedule)
+        self.work = Work()
+        self._reference: list[Tensor] | None = None
+
+    # -- the two verbs --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def score(self, batch: RolloutBatch, plan: MaskPlan, law: Law) -> Tensor:
+        """Log-probabilities ``[N, S]`` of a plan's views under the current weights, without gradient."""
+        values = torch.zeros(len(plan), batch.length, device=self.policy.device)
+        for part, tokens, attention in self._micro_batches(batch, plan):
+            values[part, : tokens.shape[1]] = self._forward(plan, part, tokens, attention, law)
+        return values
+
+    def backward(self, batch: RolloutBatch, plan: MaskPlan, cotangent: Tensor, law: Law) -> Tensor:
+        """Accumulate d(sum(values * cotangent)) in the gradients; returns the values ``[N, S]`` of this pass.
+
+        Micro-batches whose cotangent is zero are left out: they add exactly nothing. Their values are returned as NaN.
+        """
+        values = torch.full((len(plan), batch.length), float("nan"), device=self.policy.device)
+        self.policy.train()  # gradient checkpointing acts in train mode only; dropout was removed at load
+        for part, tokens, attention in self._micro_batches(batch, plan):
+            slope = cotangent[part, : tokens.shape[1]]
+            if not slope.any():
+                continue
+            scores = self._forward(plan, part, tokens, attention, law)
+            self.accelerator.backward((scores * slope).sum())
+            values[part, : tokens.shape[1]] = scores.detach()
+            self.work.backward += len(tokens)
+        return values
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step on the accumulated gradients. Returns gradient norm, learning rate, and what the update changed.
+
+        An update with lr > 0 and gradient > 0 that changed no float32 master element is an error.
+        """
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.optim.max_grad_norm))
+        if not torch.isfinite(torch.tensor(norm)):
+            raise TrainingError(f"the gradient norm is {norm}")
+        lr = self.schedule.get_last_lr()[0]
+        probes = self._probes()
+        before = [p.data.view(-1)[at].clone() for p, at in probes]
+        self.optimizer.step()
+        after = [p.data.view(-1)[at] for p, at in probes]
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        changed = sum(bool(a != b) for a, b in zip(after, before, strict=True))
+        if lr > 0 and norm > 0 and not changed:
+            raise TrainingError(
+                f"an update with learning rate {lr:g} and gradient norm {norm:g} changed no parameter: "
+                "the optimizer does not hold the parameters that received the gradient, or the step is below float32 resolution"
+            )
+        rounded = sum(bool(a.to(torch.bfloat16) != b.to(torch.bfloat16)) for a, b in zip(after, before, strict=True))
+        return {"grad_norm": norm, "lr": lr, "changed_bf16": rounded / max(1, len(probes))}
+
+    # -- the reference --------------------------------------------------------------------------------------------
+
+    def freeze_reference(self, kind: str) -> None:
+        """Keep a float32 copy of the trainable weights as the reference; ``base`` with LoRA: the model without its adapter."""
+        self._reference = [p.detach().clone() for p in self.parameters]
+        if kind == "base":
+            by_id = {id(p): name for name, p in self.policy.named_parameters()}
+            for parameter, copy in zip(self.parameters, self._reference, strict=True):
+                if ".lora_B." in by_id[id(parameter)]:
+                    copy.zero_()  # the product B A is then zero: exactly the base model
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within the block the policy has the reference's weights; pointers are exchanged, nothing is copied."""
+        if self._reference is None:
+            raise TrainingError("no reference was frozen")
+        own = [p.data for p in self.parameters]
+        for parameter, frozen in zip(self.parameters, self._reference, strict=True):
+            parameter.data = frozen
+        try:
+            yield
+        finally:
+            for parameter, data in zip(self.parameters, own, strict=True):
+                parameter.data = data
+
+    @torch.no_grad()
+    def mix_reference(self, share: float) -> None:
+        """reference += share * (policy - reference), in float32."""
+        if self._reference is None:
+            raise TrainingError("no reference was frozen")
+        torch._foreach_lerp_(self._reference, [p.data for p in self.parameters], share)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def total(self, value: Tensor | float) -> float:
+        """A number summed over all ranks."""
+        return float(self.accelerator.reduce(torch.as_tensor(float(value), device=self.policy.device), reduction="sum"))
+
+    def _micro_batches(self, batch: RolloutBatch, plan: MaskPlan) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Slices of views with their rows' tokens and attention, cut to the longest row of the slice."""
+        attention = batch.attention_mask
+        for low in range(0, len(plan), self.micro_batch):
+            part = slice(low, min(low + self.micro_batch, len(plan)))
+            rows = plan.row[part]
+            real = attention[rows]
+            width = int(real.sum(1).max())
+            yield part, batch.tokens[rows, :width], real[:, :width]
+
+    def _forward(self, plan: MaskPlan, part: slice, tokens: Tensor, attention: Tensor, law: Law) -> Tensor:
+        self.work.forward += len(tokens)
+        views = plan.views(part).cut(tokens.shape[1])
+        return score_views(self.policy, views, tokens, attention, law)
+
+    def _probes(self) -> list[tuple[Tensor, int]]:
+        """Per parameter with a gradient, the element where the gradient is largest: the one that must move."""
+        with_grad = [p for p in self.parameters if p.grad is not None]
+        return [(p, int(p.grad.abs().argmax())) for p in with_grad if p.grad is not None and bool(p.grad.any())]

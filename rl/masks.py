@@ -1,0 +1,205 @@
+"""Mask plans: which noised views of each finished rollout are scored. A plan is data, not a seed.
+
+The same plan serves the new, the old and the reference policy, so they are compared on identical inputs by construction. Every draw
+comes from the stream addressed by (run seed, training step, rollout, inner pass, draw): a plan does not depend on batch shape, order,
+micro-batches or ranks. Views of one row are adjacent, rows in batch order.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rollouts.streams import Purpose, stream
+from rollouts.trajectory import RolloutBatch
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPlan:
+    """``N`` views of ``B`` rollouts.
+
+    row, step, draw int64 [N]: the rollout, the denoising step whose state this is (-1: none), the Monte-Carlo draw
+    masked bool [N,S]: positions shown as MASK;  scored bool [N,S]: positions whose token is scored, subset of masked
+    order  bool [N,S] or None: positions left masked whose factor of the order is scored (``rollouts.select.log_mass_below``)
+    weight f32  [N,S]: what a scored position counts in a sum that estimates the whole (1/inclusion, L/l, 1/draws)
+    """
+
+    row: Tensor
+    step: Tensor
+    draw: Tensor
+    masked: Tensor
+    scored: Tensor
+    weight: Tensor
+    order: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def views(self, index: slice | Tensor) -> "MaskPlan":
+        """These views only."""
+        return replace(
+            self,
+            row=self.row[index],
+            step=self.step[index],
+            draw=self.draw[index],
+            masked=self.masked[index],
+            scored=self.scored[index],
+            weight=self.weight[index],
+            order=None if self.order is None else self.order[index],
+        )
+
+    def cut(self, width: int) -> "MaskPlan":
+        """The first ``width`` positions of every view; what is cut off must be padding."""
+        return replace(
+            self,
+            masked=self.masked[:, :width],
+            scored=self.scored[:, :width],
+            weight=self.weight[:, :width],
+            order=None if self.order is None else self.order[:, :width],
+        )
+
+    @property
+    def rows_scored(self) -> Tensor:
+        """bool [N,S]: positions whose logits are needed."""
+        return self.scored if self.order is None else self.scored | self.order
+
+
+@dataclass(frozen=True)
+class PlanKey:
+    """The address of a plan's randomness: (run seed, training step, inner pass)."""
+
+    seed: int
+    step: int
+    inner_pass: int = 0
+
+    def stream(self, rollout: int, draw: int = 0) -> np.random.Generator:
+        return stream(self.seed, Purpose.MASKS, self.step, rollout, self.inner_pass, draw)
+
+
+def _canvas(batch: RolloutBatch) -> Tensor:
+    """What every view may show as MASK. bool ``[B, S]``: the canvas without hints."""
+    return batch.canvas_mask & ~batch.hint_mask
+
+
+def mean_field(batch: RolloutBatch, key: PlanKey, prompt_mask_prob: float = 0.0) -> MaskPlan:
+    """One view per rollout: the whole canvas masked, each prompt token masked with a probability (d1, arXiv 2504.12216, sec. 3.2).
+
+    Scores ``loss_mask``. Canvas positions after EOS stay masked, so the length of the answer is not given away.
+    """
+    masked = _canvas(batch).clone()
+    if prompt_mask_prob > 0.0:
+        for row, rollout in enumerate(batch.rollout_id.tolist()):
+            places = batch.prompt_mask[row].nonzero().squeeze(1)
+            hit = key.stream(rollout).random(len(places)) < prompt_mask_prob
+            masked[row, places[torch.from_numpy(hit)]] = True
+    rows = torch.arange(len(batch))
+    keep = batch.loss_mask.any(1)  # a row with nothing to score needs no view
+    plan = MaskPlan(
+        row=rows,
+        step=torch.full_like(rows, -1),
+        draw=torch.zeros_like(rows),
+        masked=masked,
+        scored=batch.loss_mask,
+        weight=batch.loss_mask.float(),
+    )
+    return plan.views(keep)
+
+
+def trajectory(
+    batch: RolloutBatch,
+    key: PlanKey,
+    *,
+    segments: int | None = None,
+    sample_steps: int | None = None,
+    order: bool = False,
+) -> MaskPlan:
+    """Views of the states that the sampler passed through; each drawn token is scored in the state that revealed it.
+
+    segments: merge the T steps into N equal segments and score a token in the state at the start of its segment (d2-StepMerge, arXiv
+    2509.21474; N = T is exact, N = 1 is mean-field without prompt noise).
+    sample_steps: K of the row's steps, one drawn uniformly from each of K equal strata (AGRPO, arXiv 2510.04019); a step is included
+    with probability 1/(size of its stratum) and its weight is that size, so weighted sums are unbiased.
+    order: also score the positions left masked in the active block, for the exact law of the order.
+    """
+    spec = batch.sampler_spec
+    state = scoring_step(batch, segments)
+    row, step, weight = [], [], []
+    for index, rollout in enumerate(batch.rollout_id.tolist()):
+        own = state[index][state[index] >= 0].unique()  # sorted
+        picked, inverse_probability = _stratified(own, sample_steps, key.stream(rollout)) if sample_steps else (own, None)
+        row.append(torch.full_like(picked, index))
+        step.append(picked)
+        weight.append(torch.ones(len(picked)) if inverse_probability is None else inverse_probability)
+    rows, at = torch.cat(row), torch.cat(step)
+    scored = state[rows] == at.unsqueeze(1)
+    hidden = _canvas(batch)[rows] & (batch.reveal_step[rows] >= at.unsqueeze(1))
+    left = None
+    if order:
+        start = batch.canvas_mask.int().argmax(1)[rows]
+        low = start + at.div(spec.steps_per_block, rounding_mode="floor") * spec.block
+        place = torch.arange(batch.length).unsqueeze(0)
+        left = hidden & ~scored & (place >= low.unsqueeze(1)) & (place < (low + spec.block).unsqueeze(1))
+    counted = scored if left is None else scored | left
+    return MaskPlan(
+        row=rows,
+        step=at,
+        draw=torch.zeros_like(rows),
+        masked=hidden,
+        scored=scored,
+        weight=counted * torch.cat(weight).unsqueeze(1),
+        order=left,
+    )
+
+
+def scoring_step(batch: RolloutBatch, segments: int | None = None) -> Tensor:
+    """For each drawn token the step whose state scores it, -1 elsewhere; int64 ``[B, S]``."""
+    merge = torch.arange(batch.steps) if segments is None else _segment_starts(batch.steps, segments)
+    return torch.where(batch.drawn_mask, merge[batch.reveal_step.clamp(0, batch.steps - 1)], -1)
+
+
+def _segment_starts(steps: int, segments: int) -> Tensor:
+    """For each step the first step of its segment, int64 ``[T]``; N contiguous segments whose sizes differ by at most one."""
+    starts = [int(part[0]) for part in np.array_split(np.arange(steps), segments) for _ in part]
+    return torch.tensor(starts, dtype=torch.int64)
+
+
+def _stratified(own: Tensor, count: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """One of each of ``count`` contiguous strata of ``own``; returns the picks and the strata's sizes (1 / inclusion)."""
+    strata = [part for part in np.array_split(np.arange(len(own)), count) if len(part)]
+    picks = [int(part[generator.integers(len(part))]) for part in strata]
+    return own[picks], torch.tensor([float(len(part)) for part in strata])
+
+
+def elbo(batch: RolloutBatch, key: PlanKey, draws: int) -> MaskPlan:
+    """Fixed-count masks: l ~ U{1..L}, l of the L positions of ``loss_mask`` masked uniformly, weight L / l (LLaDA, arXiv 2502.09992,
+    eq. 14, the low-variance form of the 1/t-weighted bound).
+
+    The expectation of sum(weight * log p) over a draw is the order-agnostic bound E_sigma sum_i log p(x_sigma(i) | x_sigma(<i)) <= log
+    p(x | prompt). Canvas positions outside ``loss_mask`` (after EOS) stay masked in every view. The weight carries 1 / draws.
+    """
+    hidden_tail = _canvas(batch) & ~batch.loss_mask
+    row, draw, masked, weight = [], [], [], []
+    for index, rollout in enumerate(batch.rollout_id.tolist()):
+        places = batch.loss_mask[index].nonzero().squeeze(1)
+        if not len(places):
+            continue
+        for number in range(draws):
+            generator = key.stream(rollout, number)
+            count = int(generator.integers(1, len(places) + 1))
+            chosen = torch.zeros(batch.length, dtype=torch.bool)
+            chosen[places[torch.from_numpy(generator.permutation(len(places))[:count])]] = True
+            row.append(index)
+            draw.append(number)
+            masked.append(chosen)
+            weight.append(len(places) / count / draws)
+    rows = torch.tensor(row, dtype=torch.int64)
+    scored = torch.stack(masked) if masked else torch.zeros(0, batch.length, dtype=torch.bool)
+    return MaskPlan(
+        row=rows,
+        step=torch.full_like(rows, -1),
+        draw=torch.tensor(draw, dtype=torch.int64),
+        masked=scored | hidden_tail[rows],
+        scored=scored,
+        weight=scored * torch.tensor(weight, dtype=torch.float32).reshape(-1, 1),
+    )

@@ -1,0 +1,277 @@
+"""`--dry-run`: everything a run would trip over, two prompts as the model will read them, and what an update costs.
+
+Nothing is started: the network is built on the meta device, without memory, and no weights are read or downloaded.
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from rewards.contract import Reward, RewardError, load_rewards, missing_columns
+from rl.config import Recipe
+from rl.config_errors import nearest
+from rl.data import Prompt, PromptSet, load_split
+from rl.method import Elbo, Trajectory, forwards
+from rl.tables import DataError, read_table
+from rollouts.checkpoints import list_tensors, read_config, resolve_folder
+from rollouts.denoise import CHUNK_NUMBERS
+from rollouts.families import ModelError, find_family
+from rollouts.models import build_decoder, load_tokenizer, lora_matches, special_ids
+
+T = TypeVar("T")
+SHOWN_PROMPTS = 2
+FLOAT = 4  # bytes; logits and scores are float32
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of a model without its weights."""
+
+    family: str
+    parameters: int
+    trainable: int
+    adapted: int  # modules under LoRA
+    vocabulary: int
+    width: int
+    max_length: int
+    tokenizer: Any
+    mask_id: int
+
+
+class PlanErrors(ValueError):
+    """What is wrong with the files that a recipe names: data, model, rewards, all at once."""
+
+    def __init__(self, messages: list[str]):
+        count = "1 problem" if len(messages) == 1 else f"{len(messages)} problems"
+        super().__init__("\n\n".join([f"{count} with what this recipe names; nothing was started:", *messages]))
+
+
+def dry_run(recipe: Recipe, command: str = "train", console: Console | None = None) -> None:
+    """Checks what `recipe` names and prints prompts and plan. Raises PlanErrors with everything that is wrong."""
+    console = console or Console(highlight=False, soft_wrap=True)
+    problems: list[str] = []
+    network = _collect(problems, lambda: inspect_model(recipe))
+    sets = _load_data(recipe, command, network, problems)
+    if command == "train":
+        rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
+        problems += column_problems(recipe, rewards, sets)
+    if problems:
+        raise PlanErrors(problems)
+    assert network is not None
+    main = sets["warm_start.data" if command == "sft" else "data.train"]
+    for prompt in main.prompts[:SHOWN_PROMPTS]:
+        _print_prompt(prompt, console)
+    for key, prompts in sets.items():
+        dropped = "".join(f"; dropped {count}: {reason}" for reason, count in prompts.dropped.items())
+        console.print(f"{key}: {len(prompts)} prompts from {prompts.source}{dropped}", markup=False)
+    console.print()
+    console.print(_table(plan(recipe, network, main, command)))
+    if recipe.model.quantization == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
+        console.print(
+            "\nnote: the run itself needs bitsandbytes, which this machine lacks: pip install 'unmask[quant]'"
+        )
+    console.print(f"\nnothing was started; a run would write to {recipe.out}", markup=False)
+
+
+def inspect_model(recipe: Recipe) -> Network:
+    """Family, tokenizer, sizes and LoRA targets of the recipe's model, from its small files. Raises ModelError."""
+    model = recipe.model
+    if model.path == "tiny":
+        from rollouts.tiny import build_tiny
+
+        policy = build_tiny(recipe.train.seed)
+        family, decoder, tokenizer, mask_id = policy.family, policy.causal_lm, policy.tokenizer, policy.mask_id
+    else:
+        folder = _small_files(model.path)
+        where = str(folder / "config.json")
+        config = read_config(folder)
+        family = find_family(config, where, model.family)
+        tokenizer = load_tokenizer(folder, family)
+        decoder = build_decoder(family, config, where, attention=model.attention)
+        if Path(model.path).is_dir():
+            list_tensors(folder)
+        mask_id = special_ids(family, config, tokenizer, decoder.config.vocab_size, where).mask
+    total = sum(parameter.numel() for parameter in decoder.parameters())
+    trainable, adapted = total, 0
+    if model.lora is not None:
+        matched = {name for names in lora_matches(decoder, family, model.lora.targets).values() for name in names}
+        adapted = len(matched)
+        weights = [decoder.get_parameter(f"{name}.weight") for name in matched]
+        trainable = sum(model.lora.r * sum(weight.shape) for weight in weights)
+    return Network(
+        family=family.name,
+        parameters=total,
+        trainable=trainable,
+        adapted=adapted,
+        vocabulary=decoder.config.vocab_size,
+        width=decoder.config.hidden_size,
+        max_length=decoder.config.max_position_embeddings,
+        tokenizer=tokenizer,
+        mask_id=mask_id,
+    )
+
+
+def plan(recipe: Recipe, network: Network, prompts: PromptSet, command: str = "train") -> list[tuple[str, str]]:
+    """(what, how much) of one update, resolved. A row is a sequence of prompt and canvas; bytes are of float32."""
+    mean_prompt = sum(len(prompt.token_ids) for prompt in prompts.prompts) / len(prompts)
+    length = mean_prompt + recipe.rollout.canvas
+    trained = f"{network.trainable:,} of {network.parameters:,}"
+    if network.adapted:
+        trained += f" (LoRA on {network.adapted} modules)"
+    lines = [
+        ("model", f"{recipe.model.path}, family {network.family}, {recipe.model.dtype}"),
+        ("trained parameters", trained),
+        ("optimizer state", _bytes(network.trainable * 4 * FLOAT) + " (weights, gradients and two moments, float32)"),
+    ]
+    if recipe.warm_start is not None:
+        warm = recipe.warm_start
+        lines.append(("warm start", f"{warm.steps} steps of {warm.batch} rows"))
+    if command == "sft":
+        return lines
+    sampler, group, count = recipe.rollout.sampler, recipe.rollout.group_size, recipe.train.prompts_per_update
+    cost = forwards(recipe.method, sampler, group, count)
+    total = cost["rollout"] + cost["old"] + cost["reference"] + cost["train"]
+    views = cost["views_per_pass"]
+    scored = views * _scored_rows_per_view(recipe)
+    together = min(scored, recipe.train.micro_batch * _scored_rows_per_view(recipe))
+    chunk = max(1, min(round(together), CHUNK_NUMBERS // network.vocabulary))
+    method = recipe.method
+    lines += [
+        ("method", f"{method.preset or 'own'}: {method.estimator.kind}, {method.objective.kind}, {method.advantage}"),
+        ("rollouts per update", f"{count} prompts x {group} = {count * group}"),
+        ("sampler", f"canvas {sampler.canvas}, {sampler.blocks} blocks, {sampler.steps} steps, {sampler.selection}"),
+        ("forwards per update", f"{total:,} rows: {_parts(cost)}; at most, and {cost['train']:,} backward"),
+        ("tokens per update", f"{total * length:,.0f} forward, at {mean_prompt:.0f} prompt tokens on average"),
+        ("optimizer steps", f"{recipe.train.updates} updates x {method.inner_passes} = {_steps(recipe):,}"),
+        (
+            "scoring pass",
+            f"{views:,} views, about {scored:,.0f} rows scored, micro-batches of {recipe.train.micro_batch}",
+        ),
+        ("  its scores", _bytes(views * length * FLOAT)),
+        ("  its logits, whole", _bytes(scored * network.vocabulary * FLOAT) + " (never held)"),
+        ("  its logits, held", _bytes(chunk * network.vocabulary * FLOAT) + f" ({chunk:,} rows at a time)"),
+    ]
+    return lines
+
+
+def _small_files(path: str) -> Path:
+    """The folder of a checkpoint; for a Hub name its config and tokenizer alone, not its weights."""
+    if Path(path).exists() or "/" not in path:
+        return resolve_folder(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.jinja", "merges.txt"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"model.path {path}: no such folder, and the hub did not give it ({type(error).__name__}). Check the name "
+            "and the connection, or download the model and give its folder."
+        ) from error
+
+
+def _load_data(recipe: Recipe, command: str, network: Network | None, problems: list[str]) -> dict[str, PromptSet]:
+    """The prompts of every split; without a network, which has a problem then, the tables are read all the same."""
+    room = 1 if network is None else network.max_length - recipe.rollout.canvas
+    if network is not None and room < 1:
+        problems.append(
+            f"rollout.canvas: {recipe.rollout.canvas} leaves no room for a prompt in the model's {network.max_length} "
+            "positions; use a shorter canvas"
+        )
+        return {}
+    splits = {"warm_start.data": recipe.warm_start.data if recipe.warm_start else None}
+    if command == "train":
+        splits = {"data.train": recipe.data.train, "data.eval": recipe.data.eval, **splits}
+    sets: dict[str, PromptSet] = {}
+    for key, split in splits.items():
+        if split is None:
+            continue
+
+        def load(split: Any = split, key: str = key) -> PromptSet | None:
+            if network is None:
+                read_table(split, key)
+                return None
+            sft = key == "warm_start.data"
+            return load_split(split, recipe.data.prompt, network, room=room, where=key, need_completion=sft)
+
+        loaded = _collect(problems, load)
+        if loaded is not None:
+            sets[key] = loaded
+    return sets
+
+
+def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str, PromptSet]) -> list[str]:
+    """Columns that a reward or `eval.cluster` needs and the prompts of ``data.train`` or ``data.eval`` do not have."""
+    problems = []
+    for key in ("data.train", "data.eval"):
+        if key not in sets:
+            continue
+        columns = list(sets[key].prompts[0].columns)
+        for reward in rewards:
+            for name in missing_columns(reward, columns):
+                near = nearest(name, columns)
+                hint = f"did you mean {near!r}? " if near else ""
+                remedy = f"map it: {key}.columns: {{{name}: ...}}; columns: {', '.join(columns) or 'none'}"
+                problems.append(f"{key}: reward {reward.name} needs a column {name!r}\n    {hint}{remedy}")
+        cluster = recipe.eval.cluster if recipe.eval and key == "data.eval" else None
+        if cluster is not None and cluster not in columns:
+            near = nearest(cluster, columns)
+            hint = f"; did you mean {near!r}?" if near else ""
+            problems.append(f"eval.cluster: data.eval has no column {cluster!r}{hint}")
+    return problems
+
+
+def _collect(problems: list[str], load: Callable[[], T]) -> T | None:
+    try:
+        return load()
+    except (DataError, ModelError, RewardError) as error:
+        problems.append(str(error))
+        return None
+
+
+def _scored_rows_per_view(recipe: Recipe) -> float:
+    """Rows of the head per view, on average, if no rollout ends early."""
+    estimator, sampler = recipe.method.estimator, recipe.rollout.sampler
+    if isinstance(estimator, Elbo):  # masks a count drawn from 1..canvas
+        return (sampler.canvas + 1) / 2
+    views = estimator.views_per_rollout(sampler)
+    # Every token is scored once over all views; a sub-sample of the steps scores its share.
+    sampled = isinstance(estimator, Trajectory) and estimator.sample_steps is not None
+    return sampler.canvas / sampler.steps if sampled else sampler.canvas / views
+
+
+def _print_prompt(prompt: Prompt, console: Console) -> None:
+    console.rule(f"prompt {prompt.prompt_id}, {len(prompt.token_ids)} tokens", align="left")
+    console.print(prompt.text, markup=False)
+    console.print(f"token ids: {list(prompt.token_ids)}", markup=False, style="dim")
+    console.print()
+
+
+def _table(lines: list[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, how_much in lines:
+        table.add_row(what, how_much)
+    return table
+
+
+def _parts(cost: dict[str, int]) -> str:
+    return ", ".join(f"{cost[key]:,} {key}" for key in ("rollout", "old", "reference", "train") if cost[key])
+
+
+def _steps(recipe: Recipe) -> int:
+    return recipe.train.updates * recipe.method.inner_passes
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"

@@ -1,0 +1,115 @@
+"""From a recipe to what a run needs: policy, prompts, rewards. What can be wrong is found here, before anything starts."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewards.contract import Reward, RewardError, load_rewards
+from rl.config import ModelConfig, Recipe
+from rl.data import DataError, Prompt, PromptSet, load_split
+from rollouts.models import LoraSpec, Policy, load_policy
+
+TINY = "tiny"  # model.path of a small model made on the spot
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """Loaded and checked. outcome: the reward reported as accuracy; room: prompt tokens that fit beside the canvas."""
+
+    recipe: Recipe
+    policy: Policy
+    rewards: tuple[Reward, ...]
+    outcome: str
+    train: PromptSet | None
+    eval: PromptSet | None
+    warm_start: PromptSet | None
+    room: int
+
+    @property
+    def prefill(self) -> str:
+        return self.recipe.data.prompt.prefill or ""
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(model: ModelConfig, *, seed: int) -> Policy:
+    """The policy of a recipe, on the GPU where there is one."""
+    lora = None if model.lora is None else LoraSpec(r=model.lora.r, alpha=model.lora.alpha, targets=model.lora.targets)
+    options: dict[str, Any] = {
+        "dtype": model.dtype,
+        "attention": model.attention,
+        "lora": lora,
+        "adapter": model.adapter,
+        "quantization": model.quantization,
+        "gradient_checkpointing": model.gradient_checkpointing,
+        "device": default_device(),
+        "seed": seed,
+    }
+    if model.path != TINY:
+        return load_policy(model.path, family=model.family, **options)
+    from rollouts.checkpoints import save_policy
+    from rollouts.tiny import build_tiny
+
+    with tempfile.TemporaryDirectory() as folder:  # made, saved and loaded like any other
+        save_policy(build_tiny(seed), folder)
+        return load_policy(folder, **options)
+
+
+def set_up(
+    recipe: Recipe,
+    *,
+    reward_funcs: Sequence[Callable[..., Any]] | Callable[..., Any] | None = None,
+    train_dataset: Any = None,
+    eval_dataset: Any = None,
+) -> Setup:
+    """Load everything a recipe names. Rewards first (quick), then data and model.
+
+    reward_funcs, train_dataset, eval_dataset: Python objects in place of (rewards: in addition to) what the recipe names.
+    """
+    extra = [reward_funcs] if callable(reward_funcs) else list(reward_funcs or [])
+    rewards = load_rewards([*(entry.model_dump() for entry in recipe.rewards), *extra], base=Path.cwd())
+    names = [reward.name for reward in rewards]
+    outcome = recipe.outcome or (names[0] if names else "")
+    if rewards and outcome not in names:
+        raise RewardError(f"outcome: '{outcome}' is none of the rewards {', '.join(names)}")
+    policy = load_model(recipe.model, seed=recipe.train.seed)
+    room = policy.max_length - recipe.rollout.canvas
+    if room < 1:
+        raise DataError(
+            f"rollout.canvas {recipe.rollout.canvas} leaves no room for a prompt in the model's {policy.max_length} positions; "
+            "use a shorter canvas"
+        )
+
+    def load(source: Any, where: str) -> PromptSet | None:
+        return None if source is None else load_split(source, recipe.data.prompt, policy, room=room, where=where)
+
+    warm = recipe.warm_start
+    return Setup(
+        recipe=recipe,
+        policy=policy,
+        rewards=rewards,
+        outcome=outcome,
+        train=load(train_dataset if train_dataset is not None else recipe.data.train, "data.train"),
+        eval=load(eval_dataset if eval_dataset is not None else recipe.data.eval, "data.eval"),
+        warm_start=None if warm is None else load(warm.data, "warm_start.data"),
+        room=room,
+    )
+
+
+def sft_rows(policy: Policy, prompts: Sequence[Prompt]) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """(prompt ids, completion ids) of prompt-completion rows."""
+    rows = []
+    for prompt in prompts:
+        if prompt.completion is None:
+            raise DataError(
+                f"row {prompt.prompt_id} has no completion; SFT needs a 'completion' column (map yours with "
+                "columns: {completion: your_column})"
+            )
+        rows.append((prompt.token_ids, policy.tokenizer(prompt.completion, add_special_tokens=False).input_ids))
+    return rows

@@ -1,0 +1,128 @@
+"""One training step: plans, frozen estimates, then per inner pass leaf -> reduce -> objective -> reduction -> cotangent -> backward."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl.learner import Learner, TrainingError
+from rl.likelihood import Estimate
+from rl.masks import MaskPlan, PlanKey
+from rl.method import Method
+from rl.metrics import Metrics
+from rl.objectives import KL_ESTIMATORS
+from rl.reduce import reduce_loss, row_scale
+from rl.scored import ScoredBatch
+
+# Rule 2: what the first pass may differ from `old` (log-probability of a scored position, the same micro-batches twice).
+FIRST_PASS_BOUND = {torch.float32: 0.0, torch.bfloat16: 1e-2}
+
+
+@dataclass(frozen=True, eq=False)
+class Derivative:
+    """The scalar loss of a pass and its derivative with respect to the scored log-probabilities, ``[N, S]``."""
+
+    loss: Tensor
+    cotangent: Tensor
+    new: Estimate
+    old: Estimate
+
+
+def differentiate(
+    method: Method, batch: ScoredBatch, plan: MaskPlan, values: Tensor, old: Tensor, reference: Tensor | None, scale: Tensor
+) -> Derivative:
+    """Everything between scoring and backward: pure, on small tensors. values, old, reference ``[N, S]``; scale ``[B]``."""
+    if batch.advantage is None:
+        raise ValueError("the batch has no advantages yet")
+    leaf = values.detach().clone().requires_grad_()
+    new = method.estimator.reduce(leaf, plan, batch.rollouts)
+    before = method.estimator.reduce(old, plan, batch.rollouts)
+    advantage = batch.advantage.to(leaf.device).unsqueeze(1)
+    per_unit = method.objective.per_unit(new.value, before.value, advantage)
+    if reference is not None:
+        anchor = method.estimator.reduce(reference, plan, batch.rollouts)
+        per_unit = per_unit + method.kl.beta * KL_ESTIMATORS[method.kl.estimator](new.value, anchor.value)
+    loss = reduce_loss(per_unit, new.weight, scale.to(leaf.device))
+    if not torch.isfinite(loss):
+        raise TrainingError(f"the loss is {float(loss)}")
+    (cotangent,) = torch.autograd.grad(loss, leaf)
+    return Derivative(loss.detach(), cotangent, Estimate(new.value.detach(), new.weight), before)
+
+
+def train_step(learner: Learner, batch: ScoredBatch, method: Method, *, seed: int, step: int) -> Metrics:
+    """Train on one batch of scored rollouts; ``step`` addresses the random streams."""
+    metrics = Metrics()
+    estimator = method.estimator
+    law = estimator.scoring_law(batch.rollouts.sampler_spec, tuple(learner.policy.forbidden_ids))
+    # Denominators: every row that counts, whether or not it has a gradient.
+    count = estimator.unit_count(batch.rollouts)
+    counted = ~batch.rollouts.truncated if method.mask_truncated else torch.ones(len(batch), dtype=torch.bool)
+    units, rows = learner.total((count * counted).sum()), learner.total((counted & (count > 0)).sum())
+    # Rows without advantage add exactly nothing unless a KL term acts on them: they are never scored.
+    signal = counted & (batch.advantage != 0 if method.kl.beta == 0 else torch.ones_like(counted))  # type: ignore[operator]
+    metrics.add({"signal_share": (signal.sum(), len(batch))})
+    picked = signal.nonzero().squeeze(1)
+    if not len(picked):
+        metrics.set("skipped", 1)
+        return metrics
+    work = batch.rows(picked)
+    scale = row_scale(method.reduction, count[picked], units, rows)
+
+    plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number)) for number in range(method.inner_passes)]
+    olds = [learner.score(work.rollouts, plan, law) for plan in plans]
+    references: list[Tensor | None] = [None] * len(plans)
+    if method.kl.beta > 0:
+        with learner.reference():
+            references = [learner.score(work.rollouts, plan, law) for plan in plans]
+    _compare_with_sampler(metrics, method, work, plans[0], olds[0])
+
+    for number, (plan, old, reference) in enumerate(zip(plans, olds, references, strict=True)):
+        values = old if number == 0 else learner.score(work.rollouts, plan, law)
+        result = differentiate(method, work, plan, values, old, reference, scale)
+        fresh = learner.backward(work.rollouts, plan, result.cotangent, law)
+        _check_forward_twice(metrics, method, learner, values, fresh, plan)
+        _log_pass(metrics, method, work, result, reference, plan)
+        metrics.add({name: (value, 1) for name, value in learner.step().items()}, prefix="optim/")
+    return metrics
+
+
+def _check_forward_twice(
+    metrics: Metrics, method: Method, learner: Learner, values: Tensor, fresh: Tensor, plan: MaskPlan
+) -> None:
+    """Rule 2: the pass with gradient must repeat the pass without, or the first ratio is not 1."""
+    scored = plan.rows_scored.to(fresh.device) & ~torch.isnan(fresh)
+    gap = float((fresh - values)[scored].abs().max()) if scored.any() else 0.0
+    metrics.largest("first_pass_gap", gap)
+    bound = FIRST_PASS_BOUND[learner.policy.dtype]
+    if not gap <= bound:
+        raise TrainingError(
+            f"the same weights scored the same views twice and differ by {gap:.2e} in log-probability (allowed: {bound:g}); "
+            "something random or stateful acts in the forward pass: dropout, or a kernel that is not deterministic"
+        )
+    clip = min(getattr(method.objective, "epsilon_low", 1.0), getattr(method.objective, "epsilon_high", 1.0))
+    if gap > clip:
+        raise TrainingError(f"the clip range {clip:g} is below the noise of scoring, {gap:.2e}; widen it or train in float32")
+
+
+def _compare_with_sampler(metrics: Metrics, method: Method, work: ScoredBatch, plan: MaskPlan, old: Tensor) -> None:
+    """How far the learner's law is from the one the tokens were drawn from; nothing but rounding where both score the same states."""
+    if getattr(method.estimator, "kind", "") != "trajectory" or method.estimator.law != "sampler":
+        return
+    sampled = work.rollouts.sampler_logprob[plan.row].to(old.device)
+    scored = plan.scored.to(old.device)
+    gap = (old - sampled)[scored].abs()
+    metrics.add({"sampler_gap": (gap.sum(), gap.numel())})
+    metrics.largest("sampler_gap_max", float(gap.max()) if gap.numel() else 0.0)
+
+
+def _log_pass(
+    metrics: Metrics, method: Method, work: ScoredBatch, result: Derivative, reference: Tensor | None, plan: MaskPlan
+) -> None:
+    advantage = work.advantage.to(result.loss.device).unsqueeze(1).expand_as(result.new.value)  # type: ignore[union-attr]
+    metrics.add({"loss": (result.loss, 1)})
+    metrics.add(method.objective.metrics(result.new.value, result.old.value, advantage, result.new.mask))
+    metrics.mean("logprob", result.new.value, result.new.mask)
+    if reference is not None:
+        anchor = method.estimator.reduce(reference, plan, work.rollouts)
+        name = "kl" if getattr(method.estimator, "kind", "") == "trajectory" else "penalty"
+        metrics.mean(name, KL_ESTIMATORS[method.kl.estimator](result.new.value, anchor.value), result.new.mask)

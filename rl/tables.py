@@ -1,0 +1,173 @@
+"""A data set named in a recipe -> a table of rows, by `datasets`: Hub names, folders, jsonl, json, csv, parquet."""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rl.config_checks import missing_file
+from rl.config_errors import listing, nearest
+from rl.config_schema import Split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+# A whole number that int() and str() carry there and back, short enough for a float. Puzzles and identifiers such as
+# 0300 or 3102200002100320 stay text.
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,14})")
+
+
+class DataError(ValueError):
+    """A data set cannot be used. The message says what, where, and what to do."""
+
+    @classmethod
+    def at(cls, where: str, what: str, near: str | None = None, remedy: str | None = None) -> "DataError":
+        """`where` is the recipe's key, `near` the name that was probably meant."""
+        parts = [f"{where}: {what}"]
+        if near:
+            parts.append(f"did you mean {near!r}?")
+        if remedy:
+            parts.append(remedy)
+        return cls("\n    ".join(parts))
+
+
+def read_table(split: Split, where: str) -> "Dataset":
+    """The rows of a split, columns under our names, cut to `limit`. `where` is the recipe's key, for messages.
+
+    Raises DataError: no such file or data set, unreadable, unknown split or column, no rows.
+    """
+    table = _load(split, where)
+    if split.limit is not None:
+        table = table.select(range(min(split.limit, len(table))))
+    return rename(table, split.columns, f"{where}.columns")
+
+
+def as_table(rows: "Dataset | Sequence[Mapping[str, Any]]", where: str) -> "Dataset":
+    """An in-memory data set as a table. Raises DataError if it is no Dataset, no list of mappings, or empty."""
+    from datasets import Dataset
+
+    if isinstance(rows, Dataset):
+        table = rows
+    elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+        table = Dataset.from_list([dict(row) for row in rows])
+    else:
+        raise DataError.at(where, f"must be a datasets.Dataset or a list of mappings, not {type(rows).__name__}")
+    if len(table) == 0:
+        raise DataError.at(where, "the data set is empty")
+    return table
+
+
+def rename(table: "Dataset", columns: Mapping[str, str], where: str) -> "Dataset":
+    """`columns` is {ours: theirs}. Raises DataError for a name that is not there, taken, or used twice."""
+    for ours, theirs in columns.items():
+        if theirs not in table.column_names:
+            near = nearest(theirs, table.column_names)
+            remedy = f"columns: {listing(table.column_names)}"
+            raise DataError.at(f"{where}.{ours}", f"there is no column {theirs!r}", near, remedy)
+        if ours in table.column_names and ours not in columns.values():
+            remedy = f"map the old one elsewhere, as in {{{ours}: {theirs}, old_{ours}: {ours}}}"
+            raise DataError.at(f"{where}.{ours}", f"the data set already has a column {ours!r}", None, remedy)
+    if len(set(columns.values())) < len(columns):
+        twice = next(name for name in columns.values() if list(columns.values()).count(name) > 1)
+        raise DataError.at(where, f"column {twice!r} is mapped twice", None, "keep one name for it")
+    moves = {theirs: ours for ours, theirs in columns.items() if ours != theirs}
+    return table.rename_columns(moves) if moves else table
+
+
+def _load(split: Split, where: str) -> "Dataset":
+    import pyarrow
+    from datasets.exceptions import DatasetsError
+
+    path = Path(split.path).expanduser()
+    if path.suffix in BUILDERS and not path.exists():
+        message, remedy, near = missing_file(path.absolute())
+        raise DataError.at(f"{where}.path", message, near, remedy)
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError.at(f"{where}.path", f"the data set is empty: {path} holds nothing")
+    try:
+        table = _local(path, split, where) if path.exists() else _hub(split)
+    except ConnectionError as error:
+        what = f"there is no file {split.path}, and the Hub does not answer ({error})"
+        remedy = "check the name and the connection, or name a local file with its ending"
+        raise DataError.at(f"{where}.path", what, None, remedy) from error
+    except (DatasetsError, FileNotFoundError, ValueError, pyarrow.ArrowException) as error:
+        if isinstance(error, DataError):
+            raise
+        raise _refused(error, split, where) from error
+    if len(table) == 0:
+        raise DataError.at(f"{where}.path", f"the data set is empty: {split.path}, split {split.split}")
+    return table
+
+
+def _refused(error: Exception, split: Split, where: str) -> DataError:
+    """What `datasets` objects to, in one line."""
+    cause = f"{error.__cause__}" if error.__cause__ is not None and "generating" in str(error) else str(error)
+    reason = " ".join(cause.split("\n")[0].split())
+    if "split" in reason or "instruction" in reason.lower():
+        known = re.findall(r"'([\w.-]+)'", reason.partition("one of")[2])
+        if "no data" in reason:
+            return DataError.at(f"{where}.path", f"the data set is empty: {split.path}, split {split.split}")
+        return DataError.at(f"{where}.split", reason, nearest(split.split, known), "slices are written train[:100]")
+    if "onfig" in reason:
+        return DataError.at(f"{where}.name", f"{split.path}: {' '.join(str(error).split())}", None, f"set {where}.name")
+    return DataError.at(f"{where}.path", f"{split.path} cannot be read: {reason}")
+
+
+def _hub(split: Split) -> "Dataset":
+    from datasets import load_dataset
+
+    return load_dataset(split.path, split.name, split=split.split)  # pyright: ignore[reportReturnType]
+
+
+def _local(path: Path, split: Split, where: str) -> "Dataset":
+    from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+
+    if path.is_dir():
+        if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
+            return load_dataset(str(path), split.name, split=split.split)  # pyright: ignore[reportReturnType]
+        saved = load_from_disk(str(path))
+        if isinstance(saved, Dataset):
+            return saved
+        assert isinstance(saved, DatasetDict)
+        if split.split not in saved:
+            known = [str(name) for name in saved]
+            what = f"there is no split {split.split!r}"
+            raise DataError.at(f"{where}.split", what, nearest(split.split, known), f"splits: {listing(known)}")
+        return saved[split.split]
+    if split.name is not None:
+        what = f"is {split.name!r}, but a single file has no configurations"
+        raise DataError.at(f"{where}.name", what, None, "leave name out")
+    if path.suffix not in BUILDERS:
+        raise DataError.at(f"{where}.path", f"{path} has no known ending", None, f"known: {listing(list(BUILDERS))}")
+    options: dict[str, Any] = {}
+    if path.suffix == ".csv":  # as text: type inference would turn the puzzle 0300 into 300
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header = next(csv.reader(file), [])
+        options = {"features": Features({name: Value("string") for name in header}), "keep_default_na": False}
+        options["encoding"] = "utf-8-sig"
+    table: Any = load_dataset(BUILDERS[path.suffix], data_files=str(path), split=split.split, **options)
+    return _with_numbers(table) if path.suffix == ".csv" else table
+
+
+def _with_numbers(table: "Dataset") -> "Dataset":
+    """Columns of a csv that are numbers, and survive the way there and back, as numbers; empty cells there as None."""
+    from datasets import Dataset
+
+    columns: dict[str, list[Any]] = {}
+    for name in table.column_names:
+        texts: list[str] = list(table[name])
+        filled = [text for text in texts if text]
+        convert = int if filled and all(_INTEGER.fullmatch(text) for text in filled) else None
+        if convert is None and filled and all(_is_plain_float(text) for text in filled):
+            convert = float
+        columns[name] = texts if convert is None else [convert(text) if text else None for text in texts]
+    return Dataset.from_dict(columns)
+
+
+def _is_plain_float(text: str) -> bool:
+    try:
+        return repr(float(text)) == text or bool(_INTEGER.fullmatch(text))
+    except ValueError:
+        return False

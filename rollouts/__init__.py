@@ -1,0 +1,1 @@
+"""Prompts to finished diffusion trajectories: model families, canvases, samplers, engines."""

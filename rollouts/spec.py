@@ -1,0 +1,65 @@
+"""What a sampler does, as one frozen, hashed value that travels with every rollout it made."""
+
+import hashlib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Selection = Literal["confidence", "max_prob", "margin", "entropy", "random"]
+EosPolicy = Literal["first", "all"]
+
+
+class SamplerSpec(BaseModel):
+    """Semi-autoregressive blocked denoising of a canvas of masks.
+
+    The canvas is cut into ``canvas / block`` blocks, denoised from left to right in ``steps * block / canvas`` steps each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    canvas: int = Field(default=256, ge=1, description="number of positions that are generated")
+    block: int = Field(default=32, ge=1, description="positions denoised together; must divide canvas")
+    steps: int = Field(default=128, ge=1, description="denoising steps over the whole canvas")
+    selection: Selection = Field(
+        default="confidence",
+        description="which positions a step keeps. confidence: LLaDA's published rule (draw everywhere, keep the most confident); "
+        "max_prob, margin, entropy, random: choose positions first, then draw there",
+    )
+    temperature: float = Field(default=1.0, ge=0.0, description="of the token draw; 0 takes the most probable token")
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0, description="nucleus of the token draw; 1 keeps everything")
+    eos: EosPolicy = Field(default="first", description="where text ends and units count: up to the first EOS, or everywhere")
+    early_stop: bool = Field(default=True, description="a row leaves the batch when a finished block holds EOS")
+    forbid: tuple[int, ...] = Field(default=(), description="token ids never sampled, besides the family's own")
+
+    @property
+    def blocks(self) -> int:
+        return self.canvas // self.block
+
+    @property
+    def steps_per_block(self) -> int:
+        return self.steps // self.blocks
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name this law in logs and files."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+    def problems(self) -> list[tuple[str, str]]:
+        """``(key, message)`` for every combination that cannot run; empty if the spec is sound."""
+        found = []
+        if self.canvas % self.block:
+            below, above = self.canvas // self.block * self.block, (self.canvas // self.block + 1) * self.block
+            near = f"{below} or {above}" if below else f"{above}"
+            found.append(("block", f"canvas {self.canvas} is not divisible by block {self.block}; use a canvas of {near}"))
+        elif self.steps % self.blocks:
+            found.append(
+                ("steps", f"{self.steps} steps cannot be shared evenly by {self.blocks} blocks; use a multiple of {self.blocks}")
+            )
+        elif self.steps_per_block > self.block:
+            found.append(
+                ("steps", f"{self.steps_per_block} steps for a block of {self.block} positions; use at most steps: {self.canvas}")
+            )
+        if self.eos == "all" and self.early_stop:
+            found.append(
+                ("eos", "eos: all counts every position, but early_stop leaves positions unrevealed; set early_stop: false")
+            )
+        return found

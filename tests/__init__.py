@@ -1,0 +1,1 @@
+"""Tests; `tests.oracles` holds the slow, obvious versions."""

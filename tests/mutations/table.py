@@ -1,0 +1,312 @@
+"""The table of mutations: each flips one sign, inequality or operand of a formula and names tests that must fail.
+
+``before`` occurs exactly once in ``file`` (a quick test sees to that), so the table follows the code or fails.
+"""
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: str  # what pytest is told to run, separated by spaces
+
+
+LAW = "tests/rollouts/test_law.py"
+SELECT = "tests/rollouts/test_select.py"
+SAMPLER = "tests/rollouts/test_sampler_law.py"
+PARITY = "tests/rollouts/test_sampler_parity.py"
+RECORD = "tests/rollouts/test_trajectory.py"
+MASKS = "tests/rl/test_masks.py"
+SCORES = "tests/rl/test_likelihood.py"
+ADVANTAGES = "tests/rl/test_advantages.py"
+OBJECTIVES = "tests/rl/test_objectives.py"
+REDUCE = "tests/rl/test_reduce.py"
+METHOD = "tests/rl/test_method.py"
+
+MUTATIONS = (
+    # the token law
+    Mutation("temperature multiplies", "rollouts/law.py", "z / law.temperature", "z * law.temperature", LAW),
+    Mutation(
+        "temperature zero takes the least probable", "rollouts/law.py", "z.argmax(-1, keep", "z.argmin(-1, keep", LAW
+    ),
+    Mutation("forbidden ids favoured", "rollouts/law.py", 'z.device), float("-inf"))', 'z.device), float("inf"))', LAW),
+    Mutation("nucleus too small", "rollouts/law.py", "cumsum(-1) - ordered", "cumsum(-1)", LAW),
+    Mutation("nucleus one too many", "rollouts/law.py", "ids, before < top_p)", "ids, before <= top_p)", LAW),
+    Mutation(
+        "nucleus of the least probable", "rollouts/law.py", "descending=True, stable", "descending=False, stable", LAW
+    ),
+    Mutation(
+        "nucleus not renormalised",
+        "rollouts/law.py",
+        """float("-inf")), dim=-1)""",
+        """float("-inf")), dim=0)""",
+        LAW,
+    ),
+    Mutation("top-p ignored", "rollouts/law.py", "if law.top_p < 1.0:", "if law.top_p > 1.0:", LAW),
+    Mutation(
+        "draw may return zero-probability ids", "rollouts/law.py", "point, right=True)", "point, right=False)", LAW
+    ),
+    Mutation("draw past the end", "rollouts/law.py", "torch.minimum(index, last)", "torch.maximum(index, last)", LAW),
+    Mutation(
+        "draw in float32", "rollouts/law.py", "logq.double().exp().cumsum(-1)", "logq.exp().cumsum(-1).double()", LAW
+    ),
+    Mutation("draw ignores the total", "rollouts/law.py", ".unsqueeze(-1) * cdf[:, -1:]", ".unsqueeze(-1) * 1.0", LAW),
+    Mutation("entropy sign", "rollouts/law.py", "return -torch.where(logp", "return torch.where(logp", LAW),
+    # quota and selection
+    Mutation(
+        "remainders last",
+        "rollouts/schedule.py",
+        "unsqueeze(0) < remainder)",
+        "unsqueeze(0) >= steps - remainder)",
+        SELECT,
+    ),
+    Mutation(
+        "remainder off by one",
+        "rollouts/schedule.py",
+        "unsqueeze(0) < remainder)",
+        "unsqueeze(0) <= remainder)",
+        SELECT,
+    ),
+    Mutation(
+        "keep the lowest",
+        "rollouts/select.py",
+        "argsort(dim=-1, descending=True",
+        "argsort(dim=-1, descending=False",
+        SELECT,
+    ),
+    Mutation("one too many kept", "rollouts/select.py", "rank < quota", "rank <= quota", SELECT),
+    Mutation("keep what is not masked", "rollouts/select.py", "gather(-1, (~masked)", "gather(-1, (masked)", SELECT),
+    Mutation("margin sign", "rollouts/select.py", "top[:, 0] - top[:, 1]", "top[:, 1] - top[:, 0]", SELECT),
+    Mutation(
+        "entropy rule sign",
+        "rollouts/select.py",
+        'return torch.where(logp == float("-inf"), 0.0, logp.exp() * logp).sum(-1)',
+        'return -torch.where(logp == float("-inf"), 0.0, logp.exp() * logp).sum(-1)',
+        SELECT,
+    ),
+    Mutation(
+        "max_prob takes the minimum",
+        "rollouts/select.py",
+        "return logp.max(-1).values",
+        "return logp.min(-1).values",
+        SELECT,
+    ),
+    Mutation(
+        "threshold is the highest",
+        "rollouts/select.py",
+        'float("inf"))\n    tau = value.min(-1)',
+        'float("-inf"))\n    tau = value.max(-1)',
+        SELECT,
+    ),
+    Mutation(
+        "tie at the first of A",
+        "rollouts/select.py",
+        "-1).max(-1).values\n    return tau",
+        "99).min(-1).values\n    return tau",
+        SELECT,
+    ),
+    Mutation("order mass above", "rollouts/select.py", "(logp < tau", "(logp > tau", SELECT),
+    Mutation("order mass ties always lose", "rollouts/select.py", " & loses_ties.unsqueeze(-1))", ")", SELECT),
+    Mutation("order mass ties never lose", "rollouts/select.py", " & loses_ties.unsqueeze(-1))", " & False)", SELECT),
+    Mutation(
+        "order mass sign", "rollouts/select.py", "torch.logsumexp(safe, -1)", "-torch.logsumexp(safe, -1)", SELECT
+    ),
+    Mutation("random choice sign", "rollouts/select.py", "[-math.log(math.comb", "[math.log(math.comb", SELECT),
+    # the sampler
+    Mutation("tie rule in the sampler", "rollouts/denoise.py", "place[chunk] > last", "place[chunk] < last", SAMPLER),
+    Mutation(
+        "order mass of the kept", "rollouts/denoise.py", "(masked & ~kept)[masked]", "(masked & kept)[masked]", SAMPLER
+    ),
+    Mutation("random keeps no subset law", "rollouts/denoise.py", "score = -uniform[1]", "score = uniform[1]", SAMPLER),
+    Mutation("confidence under q", "rollouts/denoise.py", "score = raw", "score = sampler", SAMPLER),
+    Mutation("confidence under q, greedy", "rollouts/denoise.py", "score = raw", "score = sampler", PARITY),
+    Mutation("raw recorded as sampler", "rollouts/denoise.py", "= sampler[kept]", "= raw[kept]", SAMPLER),
+    Mutation("block offset", "rollouts/denoise.py", "block * spec.steps_per_block + offset", "block + offset", SAMPLER),
+    Mutation("stop rows that go on", "rollouts/denoise.py", "rows = rows[~ended]", "rows = rows[ended]", SAMPLER),
+    Mutation("never stop", "rollouts/denoise.py", "if spec.early_stop:", "if not spec.early_stop:", SAMPLER),
+    Mutation("dropout left on", "rollouts/denoise.py", "    policy.eval()\n", "    policy.train()\n", RECORD),
+    Mutation(
+        "padding attended",
+        "rollouts/denoise.py",
+        "(canvas.canvas_mask | canvas.prompt_mask)",
+        "(canvas.canvas_mask | True)",
+        SAMPLER,
+    ),
+    Mutation(
+        "hints overwritten",
+        "rollouts/denoise.py",
+        "(canvas.canvas_mask & ~canvas.hint_mask)",
+        "(canvas.canvas_mask)",
+        SAMPLER,
+    ),
+    # the record
+    Mutation(
+        "state one step late",
+        "rollouts/trajectory.py",
+        "(self.reveal_step >= step)",
+        "(self.reveal_step > step)",
+        RECORD,
+    ),
+    Mutation(
+        "unrevealed counted as drawn",
+        "rollouts/trajectory.py",
+        "(self.reveal_step < self.steps)\n\n",
+        "(self.reveal_step <= self.steps)\n\n",
+        RECORD,
+    ),
+    Mutation("text keeps what follows EOS", "rollouts/canvas.py", "(before == 0)", "(before >= 0)", RECORD),
+    Mutation("text without its EOS", "rollouts/canvas.py", "cumsum(1) - ends.int()", "cumsum(1)", RECORD),
+    # mask plans
+    Mutation("prompt coins reversed", "rl/masks.py", "< prompt_mask_prob", ">= prompt_mask_prob", MASKS),
+    Mutation(
+        "trajectory state one step late",
+        "rl/masks.py",
+        "batch.reveal_step[rows] >= at",
+        "batch.reveal_step[rows] > at",
+        MASKS,
+    ),
+    Mutation(
+        "order of the wrong block", "rl/masks.py", "spec.steps_per_block, rounding", "spec.steps, rounding", MASKS
+    ),
+    Mutation(
+        "order beyond the block", "rl/masks.py", "(place < (low + spec.block)", "(place <= (low + spec.block)", MASKS
+    ),
+    Mutation("segment end", "rl/masks.py", "int(part[0]) for part", "int(part[-1]) for part", MASKS),
+    Mutation("no inverse inclusion", "rl/masks.py", "[float(len(part)) for", "[1.0 / len(part) for", MASKS),
+    Mutation(
+        "ELBO weight inverted", "rl/masks.py", "len(places) / count / draws", "count / len(places) / draws", MASKS
+    ),
+    Mutation("ELBO draws not averaged", "rl/masks.py", "len(places) / count / draws", "len(places) / count", MASKS),
+    Mutation(
+        "ELBO never masks everything", "rl/masks.py", "integers(1, len(places) + 1)", "integers(1, len(places))", MASKS
+    ),
+    Mutation("ELBO shows the tail", "rl/masks.py", "scored | hidden_tail[rows]", "scored", MASKS),
+    Mutation("passes share their masks", "rl/masks.py", "rollout, self.inner_pass, draw)", "rollout, draw)", MASKS),
+    # likelihood
+    Mutation(
+        "ELBO bound, weight inverted",
+        "rl/masks.py",
+        "len(places) / count / draws",
+        "count / len(places) / draws",
+        SCORES,
+    ),
+    Mutation("sampled steps unweighted", "rl/masks.py", "[float(len(part)) for", "[1.0 for", SCORES),
+    Mutation("tie rule in the scorer", "rl/likelihood.py", "place > last[view]", "place < last[view]", SCORES),
+    Mutation("scored under the raw law", "rl/likelihood.py", 'if self.law == "raw":', 'if self.law != "raw":', SCORES),
+    Mutation(
+        "sequence sum unweighted",
+        "rl/likelihood.py",
+        "(values * weight).sum(1)",
+        "(values * (weight > 0)).sum(1)",
+        SCORES,
+    ),
+    Mutation(
+        "lengths multiply", "rl/likelihood.py", "value = value / self.tokens", "value = value * self.tokens", SCORES
+    ),
+    Mutation("weights of steps summed", "rl/likelihood.py", "weight.amax(1)", "weight.sum(1)", SCORES),
+    Mutation(
+        "steps divided by inclusion",
+        "rl/likelihood.py",
+        "(values * (weight > 0)).sum(1)",
+        "(values * weight).sum(1)",
+        SCORES,
+    ),
+    Mutation(
+        "order without its gradient",
+        "rl/likelihood.py",
+        "return (log_mass_below(laws.log_q(logits, law),",
+        "return (log_mass_below(laws.log_q(logits.detach(), law),",
+        SCORES,
+    ),
+    Mutation(
+        "text for trajectory units", "rl/likelihood.py", "return batch.drawn_mask", "return batch.loss_mask", SCORES
+    ),
+    # advantages
+    Mutation(
+        "advantage sign",
+        "rl/advantages.py",
+        "return (reward.double() - mean).float()",
+        "return (mean - reward.double()).float()",
+        ADVANTAGES,
+    ),
+    Mutation(
+        "biased deviation",
+        "rl/advantages.py",
+        "count / (count - 1).clamp(min=1)).sqrt()",
+        "count / count).sqrt()",
+        ADVANTAGES,
+    ),
+    Mutation(
+        "deviation multiplies",
+        "rl/advantages.py",
+        "centered / (std + STD_EPSILON)",
+        "centered * (std + STD_EPSILON)",
+        ADVANTAGES,
+    ),
+    Mutation("epsilon subtracted", "rl/advantages.py", "(std + STD_EPSILON)", "(std - STD_EPSILON)", ADVANTAGES),
+    Mutation(
+        "leave-one-out factor",
+        "rl/advantages.py",
+        "(count / (count - 1).clamp(min=1) *",
+        "(count / (count + 1).clamp(min=1) *",
+        ADVANTAGES,
+    ),
+    Mutation(
+        "leave-one-out sign",
+        "rl/advantages.py",
+        "* (reward.double() - mean)).float()",
+        "* (mean - reward.double())).float()",
+        ADVANTAGES,
+    ),
+    Mutation("wrong answers verified", "rl/advantages.py", "outcome >= threshold", "outcome < threshold", ADVANTAGES),
+    # objectives
+    Mutation(
+        "surrogate sign", "rl/objectives.py", "return -torch.minimum(ratio", "return torch.minimum(ratio", OBJECTIVES
+    ),
+    Mutation("surrogate optimistic", "rl/objectives.py", "-torch.minimum(ratio", "-torch.maximum(ratio", OBJECTIVES),
+    Mutation(
+        "ratio inverted",
+        "rl/objectives.py",
+        "ratio = (new - old).exp()\n    return -",
+        "ratio = (old - new).exp()\n    return -",
+        OBJECTIVES,
+    ),
+    Mutation(
+        "clip bounds swapped",
+        "rl/objectives.py",
+        "clamp(1.0 - low, 1.0 + high)",
+        "clamp(1.0 - high, 1.0 + low)",
+        OBJECTIVES,
+    ),
+    Mutation("clip share above", "rl/objectives.py", "(ratio > 1.0 + high)", "(ratio < 1.0 + high)", OBJECTIVES),
+    Mutation("clip share below", "rl/objectives.py", "(advantage < 0))", "(advantage > 0))", OBJECTIVES),
+    Mutation("k2 sign", "rl/objectives.py", "return 0.5 * (new", "return -0.5 * (new", OBJECTIVES),
+    Mutation(
+        "k2 of the sum", "rl/objectives.py", "(new - reference).square()", "(new + reference).square()", OBJECTIVES
+    ),
+    Mutation("k3 direction", "rl/objectives.py", "d = reference - new", "d = new - reference", OBJECTIVES),
+    Mutation("k3 linear term", "rl/objectives.py", "d.exp() - d - 1.0", "d.exp() + d - 1.0", OBJECTIVES),
+    Mutation("k3 constant", "rl/objectives.py", "d.exp() - d - 1.0", "d.exp() - d + 1.0", OBJECTIVES),
+    Mutation("approximate KL direction", "rl/objectives.py", "k3(old, new)", "k3(new, old)", OBJECTIVES),
+    Mutation("raft sign", "rl/objectives.py", "return -advantage * new", "return advantage * new", OBJECTIVES),
+    # reductions
+    Mutation("constant multiplies", "rl/reduce.py", "1.0) * reduction.constant)", "1.0) / reduction.constant)", REDUCE),
+    Mutation("token mean over rows", "rl/reduce.py", "max(total_units, 1.0)", "max(total_rows, 1.0)", REDUCE),
+    Mutation(
+        "sequence mean inverted", "rl/reduce.py", "* count.clamp(min=1).float()", "/ count.clamp(min=1).float()", REDUCE
+    ),
+    Mutation("weights dropped", "rl/reduce.py", "0.0) * weight * scale", "0.0) * (weight > 0) * scale", REDUCE),
+    Mutation("empty units counted", "rl/reduce.py", "torch.where(weight > 0,", "torch.where(weight >= 0,", REDUCE),
+    # compositions
+    Mutation("group of one let through", "rl/method.py", "and group_size < 2", "and group_size < 1", METHOD),
+    Mutation(
+        "temperature zero let through",
+        "rl/method.py",
+        "sampler.temperature == 0.0",
+        "sampler.temperature < 0.0",
+        METHOD,
+    ),
+)

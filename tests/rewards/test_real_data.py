@@ -1,0 +1,99 @@
+"""Rewards on real rows and on real LLaDA-8B-Instruct generations, where that data is present."""
+
+import csv
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards import gsm8k, sudoku
+from rewards.extract import last_number, text_of
+
+PREFILL = "<reasoning>\n"
+
+
+def shared_data(*parts: str) -> Path:
+    """A file or folder of the data kept beside the checkout; the test is skipped where it is not there."""
+    path = Path(__file__).resolve().parents[3].joinpath("shared", "data", *parts)
+    if not path.exists():
+        pytest.skip(f"shared data absent: {path}")
+    return path
+
+
+def generations(task: str) -> list[dict[str, Any]]:
+    files = sorted(shared_data("llada_generations").glob(f"{task}_*.json"))
+    return [row for file in files for row in json.loads(file.read_text())["generations"]]
+
+
+def mean(scores: list[float] | list[float | None]) -> float:
+    return sum(score or 0.0 for score in scores) / len(scores)
+
+
+def test_every_gsm8k_gold_answer_is_read() -> None:
+    for split, count in (("train", 7473), ("test", 1319)):
+        lines = shared_data("gsm8k", f"{split}.jsonl").read_text().splitlines()
+        answers = [json.loads(line)["answer"] for line in lines]
+        assert len(answers) == count
+        for answer in answers:
+            assert gsm8k.gold_number(answer) == Fraction(answer.rpartition("####")[2].strip().replace(",", ""))
+        assert mean(gsm8k.correct(answers, answers)) == 1.0
+
+
+def test_llada_gsm8k_generations_regrade_sensibly() -> None:
+    rows = generations("gsm8k")
+    lines = shared_data("gsm8k", "test.jsonl").read_text().splitlines()
+    gold = {row["question"]: row["answer"] for row in map(json.loads, lines)}
+    texts = [row["generations"] for row in rows]
+    answers = [gold[row["question"]] for row in rows]
+    scores = gsm8k.correct(texts, answers)
+    assert len(scores) == 1130
+    assert None not in scores
+    # Published script 76.4, last number 78.7 (same text); ours reads tags and boxes first, so it stays close to both.
+    assert mean(scores) == pytest.approx(0.789, abs=0.002)
+    by_last = [
+        float(last_number(text_of(text)) == gsm8k.gold_number(a)) for text, a in zip(texts, answers, strict=True)
+    ]
+    assert mean(by_last) == pytest.approx(0.787, abs=0.002)
+
+    # Where the file's own gold could not be read (no minus sign in its pattern), the row does not apply.
+    stored = gsm8k.correct(texts, [row["ground_truth"] for row in rows])
+    assert stored.count(None) == 2
+    assert all(s is None or s == score for s, score in zip(stored, scores, strict=True))
+
+
+def test_format_rewards_fire_on_real_generations() -> None:
+    texts = [row["generations"] for row in generations("gsm8k")]
+    assert mean(gsm8k.format_soft(texts)) == 0.0  # the tag was prefilled
+    assert mean(gsm8k.format_soft(texts, prefill=PREFILL)) == pytest.approx(0.516, abs=0.002)  # published: 0.0
+    assert mean(gsm8k.format_strict(texts, prefill=PREFILL)) == pytest.approx(0.403, abs=0.002)
+    assert min(gsm8k.format_tags(texts, prefill=PREFILL)) >= 0.0
+
+
+def test_llada_sudoku_generations() -> None:
+    rows = generations("sudoku")
+    texts = [row["generations"] for row in rows]
+    puzzles = [row["question"].rpartition(":")[2].strip() for row in rows]
+    solutions = [row["ground_truth"] for row in rows]
+    assert len(rows) == 256
+    assert sum(score or 0.0 for score in sudoku.solved(texts, puzzles)) == 0.0
+    assert mean(sudoku.cells(texts, puzzles, solutions)) < 0.02  # published cell reward on the same text: 0.067
+    assert mean(sudoku.cells(solutions, puzzles, solutions)) == 1.0
+
+
+def test_public_sudoku_files() -> None:
+    with shared_data("d1_test", "4x4_test_sudoku.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    puzzles, solutions = [row["Puzzle"] for row in rows], [row["Solution"] for row in rows]
+    assert mean(sudoku.solved(solutions, puzzles)) == 1.0
+    counts = [sudoku.count_solutions(puzzle) for puzzle in puzzles]
+    assert sum(count > 1 for count in counts) == 124
+    assert counts == [len(sudoku.solve(puzzle, limit=10)) for puzzle in puzzles]
+    # Every solution of an ambiguous puzzle is right, not only the stored one.
+    ambiguous = [(p, s) for p, s, count in zip(puzzles, solutions, counts, strict=True) if count > 1]
+    for puzzle, stored in ambiguous:
+        found = sudoku.solve(puzzle, limit=10)
+        assert sudoku.cells(found, [puzzle] * len(found), [stored] * len(found)) == [1.0] * len(found)
+    # A CSV reader that makes numbers of them loses the leading zeros; they come back.
+    assert [sudoku.parse_puzzle(int(puzzle)) for puzzle in puzzles] == puzzles
