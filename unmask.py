@@ -4,7 +4,7 @@ The public Python API. Names are loaded when they are first used, so that import
 
     train(recipe, reward_funcs=None, train_dataset=None, eval_dataset=None) -> Run
     sft(recipe) -> Run
-    evaluate(...)
+    evaluate(recipe, model=None, adapter=None) -> {steps: {value, low, high, n}}
     load_policy(path, ...) -> Policy
     __version__
 """
@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rl.evaluate import evaluate
-    from rl.loop import sft, train
+    from rl.loop import evaluate, sft, train
     from rollouts.models import load_policy
 
     __version__: str
 
 __all__ = ["__version__", "evaluate", "load_policy", "sft", "train"]
 
-_HOME = {"train": "rl.loop", "sft": "rl.loop", "evaluate": "rl.evaluate", "load_policy": "rollouts.models"}
+_HOME = {"train": "rl.loop", "sft": "rl.loop", "evaluate": "rl.loop", "load_policy": "rollouts.models"}
 
 
 def _check_origin() -> None:

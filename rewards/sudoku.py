@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from math import isqrt
 from numbers import Integral
@@ -257,9 +257,17 @@ def count_solutions(puzzle: str) -> int:
 
 
 def make_puzzles(
-    grids: Iterable[str], n_per_grid: int, blanks: tuple[int, int] = (8, 12), seed: int = 0
+    grids: Iterable[str],
+    n_per_grid: int,
+    blanks: tuple[int, int] = (8, 12),
+    seed: int = 0,
+    *,
+    unique: bool = True,
 ) -> list[dict[str, Any]]:
-    """4x4 puzzles with exactly one solution: `n_per_grid` different ones for each solved grid, in the order of `grids`.
+    """4x4 puzzles: `n_per_grid` different ones for each solved grid, in the order of `grids`.
+
+    unique: keep only puzzles with exactly one solution; otherwise the blank cells are uniform, and about a quarter of the
+    puzzles have several solutions, any of which `solved` accepts.
 
     Rows are `{puzzle, solution, grid_id}`, strings of 16 digits and the grid's place in `solution_grids()`. The number
     of blanks is uniform in `blanks` (both ends included, at most 12: four givens are the fewest that fix a grid), the
@@ -279,23 +287,23 @@ def make_puzzles(
         if grid not in ids:
             raise ValueError(f"{grid!r} is not a solved 4x4 grid of 16 digits")
         rng = random.Random(f"{seed}/{grid}")
-        for puzzle in _distinct_puzzles(grid, n_per_grid, low, high, rng.randint, rng.sample):
+        for puzzle in _distinct_puzzles(grid, n_per_grid, low, high, unique, rng):
             rows.append({"puzzle": puzzle, "solution": grid, "grid_id": ids[grid]})
     return rows
 
 
-def _distinct_puzzles(
-    grid: str, count: int, low: int, high: int, randint: Callable[[int, int], int], sample: Callable[..., list[int]]
-) -> list[str]:
+def _distinct_puzzles(grid: str, count: int, low: int, high: int, unique: bool, rng: random.Random) -> list[str]:
     puzzles: dict[str, None] = {}
     misses = 0
-    blank_count = randint(low, high)
+    blank_count = rng.randint(low, high)
     while len(puzzles) < count:
-        blank = set(sample(range(16), blank_count))
+        blank = set(rng.sample(range(16), blank_count))
         puzzle = "".join("0" if cell in blank else digit for cell, digit in enumerate(grid))
-        if puzzle not in puzzles and count_solutions(puzzle) == 1:
+        if puzzle not in puzzles and (not unique or count_solutions(puzzle) == 1):
             puzzles[puzzle] = None
-            blank_count = randint(low, high)  # redrawn only after a hit, so that hard counts are not under-represented
+            blank_count = rng.randint(
+                low, high
+            )  # redrawn only after a hit, so that hard counts are not under-represented
             misses = 0
         elif (misses := misses + 1) > 20_000:
             raise ValueError(

@@ -53,6 +53,6 @@ def advantages(name: AdvantageName, reward: Tensor, outcome: Tensor, group: Tens
     """Dispatch by the name a recipe uses; ``[B]``."""
     if name == "verified":
         return verified(outcome)
-    return {"group_centered": group_centered, "group_normalized": group_normalized, "leave_one_out": leave_one_out}[name](
-        reward, group
-    )
+    return {"group_centered": group_centered, "group_normalized": group_normalized, "leave_one_out": leave_one_out}[
+        name
+    ](reward, group)

@@ -7,7 +7,7 @@ micro-batches cannot change the gradient: each is forwarded again and receives i
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -123,7 +123,7 @@ class Learner:
 
         An update with lr > 0 and gradient > 0 that changed no float32 master element is an error.
         """
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.optim.max_grad_norm))
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.optim.max_grad_norm) or 0.0)
         if not torch.isfinite(torch.tensor(norm)):
             raise TrainingError(f"the gradient norm is {norm}")
         lr = self.schedule.get_last_lr()[0]
@@ -178,7 +178,8 @@ class Learner:
 
     def total(self, value: Tensor | float) -> float:
         """A number summed over all ranks."""
-        return float(self.accelerator.reduce(torch.as_tensor(float(value), device=self.policy.device), reduction="sum"))
+        local = torch.as_tensor(float(value), device=self.policy.device)
+        return float(cast(Tensor, self.accelerator.reduce(local, reduction="sum")))
 
     def _micro_batches(self, batch: RolloutBatch, plan: MaskPlan) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Slices of views with their rows' tokens and attention, cut to the longest row of the slice."""

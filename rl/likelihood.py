@@ -87,7 +87,9 @@ class MeanField(_Estimator):
     """d1's one-forward estimate: every completion token from the fully masked canvas. Biased, order-blind, cheap."""
 
     kind: Literal["mean_field"] = "mean_field"
-    prompt_mask_prob: float = Field(default=0.15, ge=0.0, lt=1.0, description="probability of masking each prompt token")
+    prompt_mask_prob: float = Field(
+        default=0.15, ge=0.0, lt=1.0, description="probability of masking each prompt token"
+    )
     unit: Literal["token", "sequence"] = "token"
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "raw"
@@ -104,8 +106,12 @@ class Trajectory(_Estimator):
     law of tokens and order under LLaDA's published selection."""
 
     kind: Literal["trajectory"] = "trajectory"
-    segments: int | None = Field(default=None, ge=1, description="merge the steps into N segments (d2); null scores every step")
-    sample_steps: int | None = Field(default=None, ge=1, description="score K stratified steps, weighted by 1/inclusion (AGRPO)")
+    segments: int | None = Field(
+        default=None, ge=1, description="merge the steps into N segments (d2); null scores every step"
+    )
+    sample_steps: int | None = Field(
+        default=None, ge=1, description="score K stratified steps, weighted by 1/inclusion (AGRPO)"
+    )
     order: bool = Field(default=False, description="add the log-probability of the choice of positions")
     unit: Unit = "token"
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
@@ -180,7 +186,8 @@ def _token_logprobs(policy, states: Tensor, target: Tensor, law: Law) -> tuple[T
         logq = logp if law.is_raw else laws.log_q(logits, law)
         return logq.gather(1, ids[:, None]).squeeze(1), logp.gather(1, ids[:, None]).squeeze(1)
 
-    return _chunked(policy, one, states, target)
+    sampled, raw = _chunked(policy, one, states, target)
+    return sampled, raw
 
 
 def _order_mass(policy, states: Tensor, tau: Tensor, loses_ties: Tensor, law: Law) -> Tensor:

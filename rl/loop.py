@@ -12,8 +12,8 @@ import torch
 
 from rewards.contract import TrainerState
 from rl.advantages import advantages
-from rl.config import Recipe, load_recipe
-from rl.data import batches
+from rl.config import EvalConfig, Recipe, load_recipe
+from rl.data import DataError, batches
 from rl.evaluate import evaluate_prompts, interval, paired_gain
 from rl.grading import grade_rollouts, reward_metrics
 from rl.learner import Learner, TrainingError
@@ -169,7 +169,9 @@ class Session:
         self._keep_samples(update, batch)
         if not len(batch):
             return batch
-        return batch.with_advantage(advantages(recipe.method.advantage, batch.reward, batch.outcome, batch.rollouts.group_id))
+        return batch.with_advantage(
+            advantages(recipe.method.advantage, batch.reward, batch.outcome, batch.rollouts.group_id)
+        )
 
     def evaluate(self, when: str) -> dict[str, np.ndarray]:
         """Outcome per held-out prompt at the evaluation sampler, and at start and end also at other step counts: name -> ``[n]``."""
@@ -193,18 +195,20 @@ class Session:
                 )
                 results[str(steps)] = values
                 self.eval_forwards += forwards
-        main = interval(results[str(spec.steps)], self._clusters(), seed=recipe.train.seed)
+        main = interval(results[str(spec.steps)], self.clusters(), seed=recipe.train.seed)
         self.live.say(
             f"accuracy ({when}, {setup.outcome}, {spec.steps} steps): {main['value']:.3f}  [{main['low']:.3f}, {main['high']:.3f}]"
         )
-        self.folder.append("evaluations.jsonl", [{"when": when, "outcomes": {k: v.tolist() for k, v in results.items()}}])
+        self.folder.append(
+            "evaluations.jsonl", [{"when": when, "outcomes": {k: v.tolist() for k, v in results.items()}}]
+        )
         return results
 
     def summary(self, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> dict[str, Any]:
         recipe = self.setup.recipe
         result: dict[str, Any] = {"name": recipe.name, "outcome": self.setup.outcome, "seed": recipe.train.seed}
         if before and after and recipe.eval:
-            main, clusters, seed = str(recipe.eval.sampler.steps), self._clusters(), recipe.train.seed
+            main, clusters, seed = str(recipe.eval.sampler.steps), self.clusters(), recipe.train.seed
             result["accuracy_before"] = interval(before[main], clusters, seed=seed)
             result["accuracy_after"] = interval(after[main], clusters, seed=seed)
             result["gain"] = paired_gain(before[main], after[main], clusters, seed=seed)
@@ -225,7 +229,7 @@ class Session:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def _clusters(self) -> list[Any] | None:
+    def clusters(self) -> list[Any] | None:
         evaluation = self.setup.recipe.eval
         if evaluation is None or evaluation.cluster is None or self.setup.eval is None:
             return None
@@ -249,10 +253,13 @@ class Session:
         self.folder.append("rollouts.jsonl", rows)
 
 
-def run_sft(setup: Setup, folder: RunFolder, live: Reporter, *, steps: int | None = None, first_step: int = 0, name: str = "SFT") -> Learner:
+def run_sft(
+    setup: Setup, folder: RunFolder, live: Reporter, *, steps: int | None = None, first_step: int = 0, name: str = "SFT"
+) -> Learner:
     """The recipe's warm start on the policy as it stands; returns its learner (an optimizer of its own)."""
     warm = setup.recipe.warm_start
-    assert warm is not None and setup.warm_start is not None
+    assert warm is not None
+    assert setup.warm_start is not None
     count = warm.steps if steps is None else steps
     learner = Learner(setup.policy, warm, total_steps=count, micro_batch=warm.micro_batch or warm.batch)
     live.phase(name, count)
@@ -275,16 +282,58 @@ def run_sft(setup: Setup, folder: RunFolder, live: Reporter, *, steps: int | Non
     return learner
 
 
-def sft(recipe: str | Path | Mapping[str, Any], train_dataset: Any = None, *, overrides: Sequence[str] = (), reporter: Reporter | None = None) -> Run:
-    """Masked SFT alone: the ``warm_start`` section of a recipe, then the evaluation, weights and summary as ``train`` writes them."""
-    provided = ["data.train"] if train_dataset is not None else []
-    checked = load_recipe(recipe, overrides, provided=provided, command="sft")
-    setup = set_up(checked, train_dataset=train_dataset)
+def sft(
+    recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), reporter: Reporter | None = None
+) -> Run:
+    """Masked SFT alone: the ``warm_start`` section of a recipe, with evaluation, weights and summary as ``train`` writes them."""
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides, command="sft")
+    setup = set_up(recipe)
     with reporter or Reporter() as live:
         session = Session.open(setup, live)
         before = session.evaluate("start")
         session.warm_start()
         return session.finish(before, session.evaluate("end"))
+
+
+def evaluate(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    model: str | Path | None = None,
+    adapter: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+) -> dict[int, dict[str, float]]:
+    """Accuracy on the recipe's ``data.eval`` at each of its step counts: steps -> ``{value, low, high, n}``.
+
+    model, adapter: a checkpoint or a PEFT adapter in place of the recipe's.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    if recipe.eval is None:
+        recipe = recipe.model_copy(
+            update={"eval": EvalConfig(sampler=recipe.rollout.sampler.model_copy(update={"temperature": 0.0}))}
+        )
+    changes = {name: str(value) for name, value in (("path", model), ("adapter", adapter)) if value is not None}
+    setup = set_up(recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)}))
+    if setup.eval is None:
+        raise DataError("data.eval: the recipe names no evaluation data")
+    assert recipe.eval is not None
+    prompts, spec = setup.eval.prompts[: recipe.eval.limit], recipe.eval.sampler
+    clusters = None if recipe.eval.cluster is None else [prompt.columns[recipe.eval.cluster] for prompt in prompts]
+    results = {}
+    for steps in sorted({spec.steps, *recipe.eval.steps}):
+        values, _ = evaluate_prompts(
+            setup.policy,
+            prompts,
+            setup.rewards,
+            setup.outcome,
+            spec.model_copy(update={"steps": steps}),
+            seed=recipe.train.seed,
+            batch=recipe.eval.batch,
+            prefill=setup.prefill,
+        )
+        results[steps] = interval(values, clusters, seed=recipe.train.seed)
+    return results
 
 
 def save_weights(setup: Setup, folder: Path) -> None:

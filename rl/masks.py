@@ -127,7 +127,9 @@ def trajectory(
     row, step, weight = [], [], []
     for index, rollout in enumerate(batch.rollout_id.tolist()):
         own = state[index][state[index] >= 0].unique()  # sorted
-        picked, inverse_probability = _stratified(own, sample_steps, key.stream(rollout)) if sample_steps else (own, None)
+        picked, inverse_probability = (
+            _stratified(own, sample_steps, key.stream(rollout)) if sample_steps else (own, None)
+        )
         row.append(torch.full_like(picked, index))
         step.append(picked)
         weight.append(torch.ones(len(picked)) if inverse_probability is None else inverse_probability)

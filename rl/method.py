@@ -25,9 +25,12 @@ class Kl(BaseModel):
     beta: float = Field(default=0.0, ge=0.0, description="weight; 0 builds no reference")
     estimator: Literal["k2", "k3"] = "k3"
     reference: Literal["base", "start", "moving"] = Field(
-        default="start", description="base: the loaded model without adapter; start: the policy when RL starts; moving: mixed in"
+        default="start",
+        description="base: the loaded model without adapter; start: the policy when RL starts; moving: mixed in",
     )
-    mix: float = Field(default=0.1, gt=0.0, le=1.0, description="moving: reference += mix * (policy - reference), in float32")
+    mix: float = Field(
+        default=0.1, gt=0.0, le=1.0, description="moving: reference += mix * (policy - reference), in float32"
+    )
     every: int = Field(default=64, ge=1, description="moving: updates between two mixings")
 
 
@@ -42,31 +45,46 @@ class Method(BaseModel):
     advantage: AdvantageName = "group_normalized"
     reduction: Reduction = "token_mean"
     kl: Kl = Kl()
-    inner_passes: int = Field(default=1, ge=1, description="optimizer steps on one batch of rollouts, each with its own mask plan")
-    mask_truncated: bool = Field(default=False, description="leave rollouts without EOS out of the loss (TRL: mask_truncated_completions)")
+    inner_passes: int = Field(
+        default=1, ge=1, description="optimizer steps on one batch of rollouts, each with its own mask plan"
+    )
+    mask_truncated: bool = Field(
+        default=False, description="leave rollouts without EOS out of the loss (TRL: mask_truncated_completions)"
+    )
 
     def problems(self, sampler: SamplerSpec, group_size: int) -> list[tuple[str, str]]:
         """``(key, message with remedy)`` for every combination that has no meaning; empty if sound."""
         found: list[tuple[str, str]] = []
         if self.advantage in GROUP_ADVANTAGES and group_size < 2:
             found.append(
-                ("advantage", f"{self.advantage} compares the rollouts of a prompt, but rollout.group_size is {group_size}; use 2 or more")
+                (
+                    "advantage",
+                    f"{self.advantage} compares the rollouts of a prompt, but rollout.group_size is {group_size}; use 2 or more",
+                )
             )
         if isinstance(self.objective, Raft) and self.advantage != "verified":
-            found.append(("advantage", f"objective raft needs 0/1 weights, not {self.advantage}; use advantage: verified"))
+            found.append(
+                ("advantage", f"objective raft needs 0/1 weights, not {self.advantage}; use advantage: verified")
+            )
         if isinstance(self.objective, Raft) and self.kl.beta > 0:
             found.append(("kl.beta", "objective raft has no reference term; set kl.beta: 0"))
         if isinstance(self.estimator, Trajectory):
             found += _trajectory_problems(self.estimator, sampler)
         if self.estimator.law == "sampler" and sampler.temperature == 0.0:
-            found.append(("estimator.law", "at temperature 0 the sampler's law has no gradient; use rollout.temperature > 0"))
+            found.append(
+                ("estimator.law", "at temperature 0 the sampler's law has no gradient; use rollout.temperature > 0")
+            )
         if self.advantage == "verified" and self.inner_passes > 1 and isinstance(self.objective, Clipped):
-            found.append(("advantage", "verified weights never push down; with a clipped objective use a group advantage"))
+            found.append(
+                ("advantage", "verified weights never push down; with a clipped objective use a group advantage")
+            )
         return found
 
     @property
-    def needs_old(self) -> bool:
-        return isinstance(self.objective, Clipped)
+    def on_policy(self) -> bool:
+        """One pass and no reference: at new = old every objective here has a derivative that does not depend on the scores, so the
+        scoring pass without gradient can be left out."""
+        return self.inner_passes == 1 and self.kl.beta == 0.0
 
 
 def _trajectory_problems(estimator: Trajectory, sampler: SamplerSpec) -> list[tuple[str, str]]:
@@ -76,17 +94,28 @@ def _trajectory_problems(estimator: Trajectory, sampler: SamplerSpec) -> list[tu
     for key in ("segments", "sample_steps"):
         value = getattr(estimator, key)
         if value is not None and value > sampler.steps:
-            found.append((f"estimator.{key}", f"{value} is more than the {sampler.steps} denoising steps of rollout.steps"))
+            found.append(
+                (f"estimator.{key}", f"{value} is more than the {sampler.steps} denoising steps of rollout.steps")
+            )
     if not estimator.order:
         return found
     if estimator.unit == "token":
-        found.append(("estimator.unit", "the order belongs to a whole step, not to a token; with order: true use unit: step or sequence"))
+        found.append(
+            (
+                "estimator.unit",
+                "the order belongs to a whole step, not to a token; with order: true use unit: step or sequence",
+            )
+        )
     if estimator.segments is not None:
-        found.append(("estimator.segments", "merged steps have no law of the order; with order: true leave segments out"))
+        found.append(
+            ("estimator.segments", "merged steps have no law of the order; with order: true leave segments out")
+        )
     if estimator.law != "sampler":
         found.append(("estimator.law", "the order is drawn by the sampler; with order: true use law: sampler"))
     if sampler.selection == "random":
-        found.append(("estimator.order", "the random order does not depend on the policy; set order: false, which is exact"))
+        found.append(
+            ("estimator.order", "the random order does not depend on the policy; set order: false, which is exact")
+        )
     elif sampler.selection != "confidence":
         found.append(
             (
@@ -140,7 +169,7 @@ def resolve(raw: dict[str, Any]) -> dict[str, Any]:
         near = difflib.get_close_matches(str(name), PRESETS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise KeyError(f"unknown preset '{name}'{hint} Presets: {', '.join(PRESETS)}")
-    merged: dict[str, Any] = {**PRESETS[name], **{key: value for key, value in raw.items()}, "preset": name}
+    merged: dict[str, Any] = {**PRESETS[name], **raw, "preset": name}
     for key in (*UNION_KEYS, "kl"):
         ours, theirs = PRESETS[name].get(key, {}), raw.get(key)
         if isinstance(theirs, dict) and theirs.get("kind", ours.get("kind")) == ours.get("kind"):
@@ -157,11 +186,23 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
     views = rows * method.estimator.views_per_rollout(sampler) * method.inner_passes
     return {
         "rollout": rows * sampler.steps,
-        "old": views,
+        "old": 0 if method.on_policy else views,
         "reference": views if method.kl.beta > 0 else 0,
         "train": views,
         "views_per_pass": views // method.inner_passes,
     }
 
 
-__all__ = ["PRESETS", "Clipped", "Constant", "Elbo", "Kl", "MeanField", "Method", "Raft", "Trajectory", "forwards", "resolve"]
+__all__ = [
+    "PRESETS",
+    "Clipped",
+    "Constant",
+    "Elbo",
+    "Kl",
+    "MeanField",
+    "Method",
+    "Raft",
+    "Trajectory",
+    "forwards",
+    "resolve",
+]

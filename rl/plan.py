@@ -4,7 +4,7 @@ Nothing is started: the network is built on the meta device, without memory, and
 """
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from rewards.contract import Reward, RewardError, load_rewards, missing_columns
+from rewards.contract import RewardError, load_rewards
 from rl.config import Recipe
-from rl.config_errors import nearest
 from rl.data import Prompt, PromptSet, load_split
 from rl.method import Elbo, Trajectory, forwards
+from rl.setup import column_problems
 from rl.tables import DataError, read_table
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
 from rollouts.denoise import CHUNK_NUMBERS
@@ -203,27 +203,6 @@ def _load_data(recipe: Recipe, command: str, network: Network | None, problems: 
         if loaded is not None:
             sets[key] = loaded
     return sets
-
-
-def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str, PromptSet]) -> list[str]:
-    """Columns that a reward or `eval.cluster` needs and the prompts of ``data.train`` or ``data.eval`` do not have."""
-    problems = []
-    for key in ("data.train", "data.eval"):
-        if key not in sets:
-            continue
-        columns = list(sets[key].prompts[0].columns)
-        for reward in rewards:
-            for name in missing_columns(reward, columns):
-                near = nearest(name, columns)
-                hint = f"did you mean {near!r}? " if near else ""
-                remedy = f"map it: {key}.columns: {{{name}: ...}}; columns: {', '.join(columns) or 'none'}"
-                problems.append(f"{key}: reward {reward.name} needs a column {name!r}\n    {hint}{remedy}")
-        cluster = recipe.eval.cluster if recipe.eval and key == "data.eval" else None
-        if cluster is not None and cluster not in columns:
-            near = nearest(cluster, columns)
-            hint = f"; did you mean {near!r}?" if near else ""
-            problems.append(f"eval.cluster: data.eval has no column {cluster!r}{hint}")
-    return problems
 
 
 def _collect(problems: list[str], load: Callable[[], T]) -> T | None:

@@ -5,7 +5,15 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
@@ -39,7 +47,9 @@ class Reporter:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._bars.stop()
 
@@ -56,7 +66,9 @@ class Reporter:
     def advance(self, name: str, count: int = 1, **numbers: Any) -> None:
         """Count units of a phase; ``numbers`` are shown beside the bar."""
         task = self._tasks[name]
-        note = "  ".join(f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in numbers.items())
+        note = "  ".join(
+            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in numbers.items()
+        )
         self._bars.update(task, advance=count, note=note)
         if self._live:
             return
@@ -67,5 +79,6 @@ class Reporter:
             elapsed = now - self._started[name]
             left = elapsed / max(1e-9, state.completed) * ((state.total or 0) - state.completed)
             self.console.print(
-                f"{name}: {int(state.completed)}/{int(state.total or 0)}  {elapsed:.0f} s, {left:.0f} s left  {note}", highlight=False
+                f"{name}: {int(state.completed)}/{int(state.total or 0)}  {elapsed:.0f} s, {left:.0f} s left  {note}",
+                highlight=False,
             )

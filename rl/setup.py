@@ -1,15 +1,16 @@
 """From a recipe to what a run needs: policy, prompts, rewards. What can be wrong is found here, before anything starts."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rewards.contract import Reward, RewardError, load_rewards
+from rewards.contract import Reward, RewardError, load_rewards, missing_columns
 from rl.config import ModelConfig, Recipe
+from rl.config_errors import nearest
 from rl.data import DataError, Prompt, PromptSet, load_split
 from rollouts.models import LoraSpec, Policy, load_policy
 
@@ -86,20 +87,51 @@ def set_up(
             "use a shorter canvas"
         )
 
-    def load(source: Any, where: str) -> PromptSet | None:
-        return None if source is None else load_split(source, recipe.data.prompt, policy, room=room, where=where)
+    def load(source: Any, where: str, **options: Any) -> PromptSet | None:
+        return (
+            None
+            if source is None
+            else load_split(source, recipe.data.prompt, policy, room=room, where=where, **options)
+        )
 
+    train = load(train_dataset if train_dataset is not None else recipe.data.train, "data.train")
+    evaluation = load(eval_dataset if eval_dataset is not None else recipe.data.eval, "data.eval")
+    sets = {name: part for name, part in (("data.train", train), ("data.eval", evaluation)) if part is not None}
+    problems = column_problems(recipe, rewards, sets)
+    if problems:
+        raise DataError("\n".join(problems))
     warm = recipe.warm_start
     return Setup(
         recipe=recipe,
         policy=policy,
         rewards=rewards,
         outcome=outcome,
-        train=load(train_dataset if train_dataset is not None else recipe.data.train, "data.train"),
-        eval=load(eval_dataset if eval_dataset is not None else recipe.data.eval, "data.eval"),
-        warm_start=None if warm is None else load(warm.data, "warm_start.data"),
+        train=train,
+        eval=evaluation,
+        warm_start=None if warm is None else load(warm.data, "warm_start.data", need_completion=True),
         room=room,
     )
+
+
+def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str, PromptSet]) -> list[str]:
+    """Columns that a reward or `eval.cluster` needs and the prompts of ``data.train`` or ``data.eval`` do not have."""
+    problems = []
+    for key in ("data.train", "data.eval"):
+        if key not in sets:
+            continue
+        columns = list(sets[key].prompts[0].columns)
+        for reward in rewards:
+            for name in missing_columns(reward, columns):
+                near = nearest(name, columns)
+                hint = f"did you mean {near!r}? " if near else ""
+                remedy = f"map it: {key}.columns: {{{name}: ...}}; columns: {', '.join(columns) or 'none'}"
+                problems.append(f"{key}: reward {reward.name} needs a column {name!r}\n    {hint}{remedy}")
+        cluster = recipe.eval.cluster if recipe.eval and key == "data.eval" else None
+        if cluster is not None and cluster not in columns:
+            near = nearest(cluster, columns)
+            hint = f"; did you mean {near!r}?" if near else ""
+            problems.append(f"eval.cluster: data.eval has no column {cluster!r}{hint}")
+    return problems
 
 
 def sft_rows(policy: Policy, prompts: Sequence[Prompt]) -> list[tuple[Sequence[int], Sequence[int]]]:

@@ -21,7 +21,9 @@ from rollouts.trajectory import FINISH_LENGTH, RolloutBatch
 MIN_T = 1e-3  # t = (1 - MIN_T) u + MIN_T, which bounds the weight 1/t (LLaDA's code uses the same floor)
 
 
-def completion_batch(policy: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], canvas: int) -> RolloutBatch:
+def completion_batch(
+    policy: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], canvas: int
+) -> RolloutBatch:
     """Rows of prompt and completion, laid out as finished rollouts; a completion is filled up to ``canvas`` with EOS, which is learnt.
 
     Raises ``TrainingError`` naming the first completion that is longer than the canvas.
@@ -29,10 +31,10 @@ def completion_batch(policy: Any, prompts: Sequence[Sequence[int]], completions:
     for row, completion in enumerate(completions):
         if len(completion) > canvas:
             raise TrainingError(
-                f"completion {row} has {len(completion)} tokens, but the canvas has {canvas} positions; raise rollout.canvas or drop the row"
+                f"completion {row} has {len(completion)} tokens, but the canvas has {canvas} positions; raise rollout.canvas or drop it"
             )
     eos = policy.eos_ids[0]
-    filled = [{at: token for at, token in enumerate([*row, *[eos] * (canvas - len(row))])} for row in completions]
+    filled = [dict(enumerate([*row, *[eos] * (canvas - len(row))])) for row in completions]
     layout = make_canvas(prompts, canvas, mask_id=policy.mask_id, pad_id=policy.pad_id, hints=filled)
     count = len(prompts)
     zeros = torch.zeros_like(layout.tokens, dtype=torch.float32)
@@ -76,10 +78,15 @@ def sft_plan(batch: RolloutBatch, *, seed: int, step: int, stratified: bool, siz
         places = batch.loss_mask[row].nonzero().squeeze(1)
         hit = places[torch.from_numpy(generator.random(len(places)) < t)]
         masked[row, hit] = True
-        weight[row, hit] = 1.0 / t
+        weight[row, hit] = float(1.0 / t)
     rows = torch.arange(len(batch))
     return MaskPlan(
-        row=rows, step=torch.full_like(rows, -1), draw=torch.zeros_like(rows), masked=masked, scored=masked, weight=weight
+        row=rows,
+        step=torch.full_like(rows, -1),
+        draw=torch.zeros_like(rows),
+        masked=masked,
+        scored=masked,
+        weight=weight,
     )
 
 

@@ -29,7 +29,13 @@ class Derivative:
 
 
 def differentiate(
-    method: Method, batch: ScoredBatch, plan: MaskPlan, values: Tensor, old: Tensor, reference: Tensor | None, scale: Tensor
+    method: Method,
+    batch: ScoredBatch,
+    plan: MaskPlan,
+    values: Tensor,
+    old: Tensor,
+    reference: Tensor | None,
+    scale: Tensor,
 ) -> Derivative:
     """Everything between scoring and backward: pure, on small tensors. values, old, reference ``[N, S]``; scale ``[B]``."""
     if batch.advantage is None:
@@ -69,19 +75,29 @@ def train_step(learner: Learner, batch: ScoredBatch, method: Method, *, seed: in
     scale = row_scale(method.reduction, count[picked], units, rows)
 
     plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number)) for number in range(method.inner_passes)]
-    olds = [learner.score(work.rollouts, plan, law) for plan in plans]
+    shortcut = method.on_policy and step > 0
+    if shortcut:
+        # New equals old and nothing else is compared with it, so the derivative is known without the values: any will do.
+        olds = [torch.zeros(len(plan), work.rollouts.length, device=learner.policy.device) for plan in plans]
+    else:
+        olds = [learner.score(work.rollouts, plan, law) for plan in plans]
     references: list[Tensor | None] = [None] * len(plans)
     if method.kl.beta > 0:
         with learner.reference():
             references = [learner.score(work.rollouts, plan, law) for plan in plans]
-    _compare_with_sampler(metrics, method, work, plans[0], olds[0])
 
     for number, (plan, old, reference) in enumerate(zip(plans, olds, references, strict=True)):
         values = old if number == 0 else learner.score(work.rollouts, plan, law)
         result = differentiate(method, work, plan, values, old, reference, scale)
         fresh = learner.backward(work.rollouts, plan, result.cotangent, law)
-        _check_forward_twice(metrics, method, learner, values, fresh, plan)
-        _log_pass(metrics, method, work, result, reference, plan)
+        if shortcut:  # the loss is known only now; views without a slope have no value and add nothing to it
+            known = torch.where(torch.isnan(fresh), 0.0, fresh)
+            result = differentiate(method, work, plan, known, known, None, scale)
+        else:
+            _check_forward_twice(metrics, method, learner, values, fresh, plan)
+        if number == 0:
+            _compare_with_sampler(metrics, method, work, plan, fresh)
+        _log_pass(metrics, method, work, result, fresh, reference, plan)
         metrics.add({name: (value, 1) for name, value in learner.step().items()}, prefix="optim/")
     return metrics
 
@@ -101,28 +117,36 @@ def _check_forward_twice(
         )
     clip = min(getattr(method.objective, "epsilon_low", 1.0), getattr(method.objective, "epsilon_high", 1.0))
     if gap > clip:
-        raise TrainingError(f"the clip range {clip:g} is below the noise of scoring, {gap:.2e}; widen it or train in float32")
+        raise TrainingError(
+            f"the clip range {clip:g} is below the noise of scoring, {gap:.2e}; widen it or train in float32"
+        )
 
 
-def _compare_with_sampler(metrics: Metrics, method: Method, work: ScoredBatch, plan: MaskPlan, old: Tensor) -> None:
+def _compare_with_sampler(metrics: Metrics, method: Method, work: ScoredBatch, plan: MaskPlan, fresh: Tensor) -> None:
     """How far the learner's law is from the one the tokens were drawn from; nothing but rounding where both score the same states."""
-    if getattr(method.estimator, "kind", "") != "trajectory" or method.estimator.law != "sampler":
+    if method.estimator.kind != "trajectory" or method.estimator.law != "sampler":
         return
-    sampled = work.rollouts.sampler_logprob[plan.row].to(old.device)
-    scored = plan.scored.to(old.device)
-    gap = (old - sampled)[scored].abs()
+    sampled = work.rollouts.sampler_logprob[plan.row].to(fresh.device)
+    gap = (fresh - sampled)[plan.scored.to(fresh.device) & ~torch.isnan(fresh)].abs()
     metrics.add({"sampler_gap": (gap.sum(), gap.numel())})
     metrics.largest("sampler_gap_max", float(gap.max()) if gap.numel() else 0.0)
 
 
 def _log_pass(
-    metrics: Metrics, method: Method, work: ScoredBatch, result: Derivative, reference: Tensor | None, plan: MaskPlan
+    metrics: Metrics,
+    method: Method,
+    work: ScoredBatch,
+    result: Derivative,
+    fresh: Tensor,
+    reference: Tensor | None,
+    plan: MaskPlan,
 ) -> None:
-    advantage = work.advantage.to(result.loss.device).unsqueeze(1).expand_as(result.new.value)  # type: ignore[union-attr]
+    advantage = work.advantage.to(fresh.device).unsqueeze(1).expand_as(result.new.value)  # type: ignore[union-attr]
     metrics.add({"loss": (result.loss, 1)})
     metrics.add(method.objective.metrics(result.new.value, result.old.value, advantage, result.new.mask))
-    metrics.mean("logprob", result.new.value, result.new.mask)
+    seen = plan.scored.to(fresh.device) & ~torch.isnan(fresh)
+    metrics.mean("logprob", fresh, seen)
     if reference is not None:
         anchor = method.estimator.reduce(reference, plan, work.rollouts)
-        name = "kl" if getattr(method.estimator, "kind", "") == "trajectory" else "penalty"
+        name = "kl" if method.estimator.kind == "trajectory" else "penalty"
         metrics.mean(name, KL_ESTIMATORS[method.kl.estimator](result.new.value, anchor.value), result.new.mask)

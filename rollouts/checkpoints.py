@@ -149,7 +149,7 @@ def load_weights(
                 path, _, leaf = ours.rpartition(".")
                 module, tensor = model.get_submodule(path), reader.get_tensor(official)
                 if place is None or not place(module, leaf, tensor):
-                    # copy=True: what the reader gives may be mapped from the file, which an export may replace
+                    # copy=True: what the reader gives may be mapped from the file, and the file may change
                     setattr(module, leaf, nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True)))
     if model.config.tie_word_embeddings:  # pyright: ignore[reportAttributeAccessIssue]
         model.get_submodule("lm_head").weight = model.get_submodule("model.embed_tokens").weight

@@ -84,7 +84,9 @@ def _denoise_block(policy, record, attention, rows, window, block, spec, law, st
         pick = at_work.nonzero().squeeze(1)
         row, place, mask, quota = rows[pick], window[pick], masked[pick], quotas[pick, offset]
         step = block * spec.steps_per_block + offset
-        kept = _denoise_step(policy, record, attention, row, place, mask, quota, uniform[:, pick.cpu()], step, spec, law)
+        kept = _denoise_step(
+            policy, record, attention, row, place, mask, quota, uniform[:, pick.cpu()], step, spec, law
+        )
         masked[pick] &= ~kept
 
 

@@ -84,7 +84,9 @@ def _finish(policy, canvas: Canvas, record: Record, spec: SamplerSpec, **identit
         entropy=record.entropy.cpu(),
         select_logprob=record.select_logprob.cpu(),
         forwards=record.forwards.cpu(),
-        texts=tuple(decode(row[keep].tolist(), skip_special_tokens=True) for row, keep in zip(tokens, text, strict=True)),
+        texts=tuple(
+            decode(row[keep].tolist(), skip_special_tokens=True) for row, keep in zip(tokens, text, strict=True)
+        ),
         finish_reason=tuple(FINISH_EOS if end else FINISH_LENGTH for end in ended.tolist()),
         sampler_spec=spec,
         mask_id=policy.mask_id,

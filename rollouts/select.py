@@ -19,7 +19,9 @@ def keep_top(score: Tensor, masked: Tensor, quota: Tensor) -> Tensor:
     order = score.masked_fill(~masked, float("-inf")).argsort(dim=-1, descending=True, stable=True)
     # Masked positions first even where a score itself is -inf.
     order = order.gather(-1, (~masked).gather(-1, order).int().argsort(dim=-1, stable=True))
-    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(score.shape[-1], device=score.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(score.shape[-1], device=score.device).expand_as(order)
+    )
     return masked & (rank < quota.unsqueeze(-1))
 
 

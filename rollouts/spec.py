@@ -27,7 +27,9 @@ class SamplerSpec(BaseModel):
     )
     temperature: float = Field(default=1.0, ge=0.0, description="of the token draw; 0 takes the most probable token")
     top_p: float = Field(default=1.0, gt=0.0, le=1.0, description="nucleus of the token draw; 1 keeps everything")
-    eos: EosPolicy = Field(default="first", description="where text ends and units count: up to the first EOS, or everywhere")
+    eos: EosPolicy = Field(
+        default="first", description="where text ends and units count: up to the first EOS, or everywhere"
+    )
     early_stop: bool = Field(default=True, description="a row leaves the batch when a finished block holds EOS")
     forbid: tuple[int, ...] = Field(default=(), description="token ids never sampled, besides the family's own")
 
@@ -49,17 +51,28 @@ class SamplerSpec(BaseModel):
         if self.canvas % self.block:
             below, above = self.canvas // self.block * self.block, (self.canvas // self.block + 1) * self.block
             near = f"{below} or {above}" if below else f"{above}"
-            found.append(("block", f"canvas {self.canvas} is not divisible by block {self.block}; use a canvas of {near}"))
+            found.append(
+                ("block", f"canvas {self.canvas} is not divisible by block {self.block}; use a canvas of {near}")
+            )
         elif self.steps % self.blocks:
             found.append(
-                ("steps", f"{self.steps} steps cannot be shared evenly by {self.blocks} blocks; use a multiple of {self.blocks}")
+                (
+                    "steps",
+                    f"{self.steps} steps cannot be shared evenly by {self.blocks} blocks; use a multiple of {self.blocks}",
+                )
             )
         elif self.steps_per_block > self.block:
             found.append(
-                ("steps", f"{self.steps_per_block} steps for a block of {self.block} positions; use at most steps: {self.canvas}")
+                (
+                    "steps",
+                    f"{self.steps_per_block} steps for a block of {self.block} positions; use at most steps: {self.canvas}",
+                )
             )
         if self.eos == "all" and self.early_stop:
             found.append(
-                ("eos", "eos: all counts every position, but early_stop leaves positions unrevealed; set early_stop: false")
+                (
+                    "eos",
+                    "eos: all counts every position, but early_stop leaves positions unrevealed; set early_stop: false",
+                )
             )
         return found

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 ALPHABET = string.digits + string.ascii_letters + " \n" + string.punctuation
 EOS, EOT, MASK, UNKNOWN = "<|endoftext|>", "<|eot_id|>", "<|mdm_mask|>", "<unk>"
 CHAT = ("<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>")
+# Rows are about a hundred positions long: slow rotations would tell none of them apart. The spread of the initial
+# weights is about half of 1/sqrt(width); LLaDA's 0.02 belongs to a width of thousands and costs a small model its first
+# hundred steps.
+ROPE_THETA = 100.0
+INIT_STD = 0.05
 
 
 def character_tokenizer(alphabet: str = ALPHABET, *, chat: bool = False) -> PreTrainedTokenizerFast:
@@ -69,6 +74,8 @@ def build_tiny(
     alphabet: str = ALPHABET,
     max_length: int = 128,
     chat: bool = False,
+    rope_theta: float = ROPE_THETA,
+    std: float = INIT_STD,
 ) -> Policy:
     """A randomly initialised LLaDA-family policy, trainable, float32, on the CPU; 0.8M parameters by default.
 
@@ -79,6 +86,8 @@ def build_tiny(
         alphabet: characters the tokenizer knows.
         max_length: positions.
         chat: give the tokenizer LLaDA's chat markup and template.
+        rope_theta: base of the rotary frequencies; the published 500000 is made for thousands of positions.
+        std: standard deviation of the initial matrices.
 
     Raises:
         ModelError: sizes that make no model.
@@ -95,9 +104,9 @@ def build_tiny(
         "num_key_value_heads": heads,
         "max_position_embeddings": max_length,
         "rms_norm_eps": 1e-5,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta},
         "tie_word_embeddings": False,
-        "initializer_range": 0.02,
+        "initializer_range": std,
         "attention_dropout": 0.0,
     }
     vocabulary = tokenizer.get_vocab()
@@ -112,13 +121,13 @@ def build_tiny(
     }
     with torch.random.fork_rng(devices=[]):  # building draws from the global stream; what it draws is replaced
         model = build_decoder(LLADA, config, "build_tiny", device="cpu")
-    initialise(model, seed)
+    initialise(model, seed, std)
     ids = special_ids(LLADA, config, tokenizer, len(tokenizer), "build_tiny")
     return Policy(model, tokenizer, LLADA, ids, config, torch.float32).train()
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, seed: int, std: float = 0.02) -> None:
+def initialise(model: nn.Module, seed: int, std: float = INIT_STD) -> None:
     """Draw every matrix from N(0, std^2) with a generator of its own; norms become 1, biases 0."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():

@@ -161,11 +161,11 @@ class RolloutBatch:
             "prompt and canvas are disjoint": not bool((self.prompt_mask & self.canvas_mask).any()),
             "hints lie on the canvas": not bool((self.hint_mask & ~self.canvas_mask).any()),
             "loss_mask lies on drawn positions": not bool((self.loss_mask & ~self.drawn_mask).any()),
-            "given positions have reveal_step -1": bool((self.reveal_step[~self.canvas_mask | self.hint_mask] == -1).all()),
+            "given positions have reveal_step -1": bool(
+                (self.reveal_step[~self.canvas_mask | self.hint_mask] == -1).all()
+            ),
             "canvas positions have reveal_step in 0..T": bool(
-                (
-                    (self.reveal_step >= 0) & (self.reveal_step <= self.steps)
-                )[self.canvas_mask & ~self.hint_mask].all()
+                ((self.reveal_step >= 0) & (self.reveal_step <= self.steps))[self.canvas_mask & ~self.hint_mask].all()
             ),
             "no MASK was drawn": not bool((self.tokens[self.drawn_mask] == self.mask_id).any()),
             "log-probabilities are finite": bool(torch.isfinite(self.sampler_logprob[self.drawn_mask]).all()),

@@ -39,7 +39,7 @@ MUTATIONS = (
         "nucleus of the least probable", "rollouts/law.py", "descending=True, stable", "descending=False, stable", LAW
     ),
     Mutation(
-        "nucleus not renormalised",
+        "nucleus renormalised over rows",
         "rollouts/law.py",
         """float("-inf")), dim=-1)""",
         """float("-inf")), dim=0)""",

@@ -44,8 +44,6 @@ def test_presets_are_the_published_choices() -> None:
     assert raft.estimator == Elbo(draws=2)
     assert raft.objective == Raft()
     assert raft.advantage == "verified"
-    assert not raft.needs_old
-    assert d1.needs_old
 
 
 def test_default_preset() -> None:

@@ -173,8 +173,10 @@ def test_padding_and_batch_size_change_no_logit(name: str, attention: str) -> No
 
 
 def test_padding_and_batch_size_change_no_logit_of_the_tiny_model() -> None:
-    change, _ = largest_change(build_tiny())
-    assert change < 1e-6  # absolute, at the published initialisation
+    change, _ = largest_change(build_tiny(std=0.02))
+    assert change < 1e-6  # absolute, at the spread of weights that LLaDA starts from
+    change, largest = largest_change(build_tiny())
+    assert change < 1e-6 * largest
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

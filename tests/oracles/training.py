@@ -1,0 +1,150 @@
+"""What tests of the learning side start from: a small policy, a batch of its rollouts, and a recorder in place of the optimizer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl.config import OptimConfig
+from rl.learner import Learner
+from rl.masks import PlanKey
+from rl.method import Method
+from rl.scored import ScoredBatch
+from rollouts.models import LoraSpec, Policy, load_policy, save_policy
+from rollouts.spec import SamplerSpec
+from rollouts.strategy import sample_groups
+from rollouts.tiny import build_tiny
+from tests.oracles.naive_step import naive_loss, naive_scores
+
+DIGITS = "0123456789"
+# Several blocks, ragged prompts, early stop, a law that is not the raw one.
+SPEC = SamplerSpec(canvas=8, block=4, steps=4, temperature=0.9, forbid=(3,))
+PROMPTS = ((1, 2, 4), (5, 6, 7, 8, 9, 1), (2, 2, 0, 1))
+Weights = list[Tensor]
+
+
+def tiny_policy(seed: int = 0, *, spread: float = 0.2, **options: Any) -> Policy:
+    """14 tokens, two of which end a text; matrices wide enough that no distribution is flat."""
+    policy = build_tiny(seed, **{"d_model": 32, "layers": 2, "heads": 2, "alphabet": DIGITS, "max_length": 40} | options)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, spread, generator=generator))
+    return policy
+
+
+def tiny_folder(folder: Path, **options: Any) -> Path:
+    """The same as a checkpoint."""
+    save_policy(tiny_policy(**options), folder)
+    return folder
+
+
+def lora_policy(folder: Path, *, filled: bool = True, **options: Any) -> Policy:
+    """A checkpoint under LoRA. filled: B is random too, so that the adapter does something and A has a gradient."""
+    policy = load_policy(folder, lora=LoraSpec(r=4, alpha=8), **options)
+    if filled:
+        move(list(policy.parameters()), 0.05, seed=9)
+    return policy
+
+
+def trained(policy: torch.nn.Module) -> Weights:
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
+
+
+@torch.no_grad()
+def move(parameters: Sequence[Tensor], size: float, seed: int) -> None:
+    """Add a fixed random amount to every trainable parameter."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.add_(torch.empty(parameter.shape).normal_(0.0, size, generator=generator))
+
+
+def copies(parameters: Sequence[Tensor]) -> Weights:
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+@torch.no_grad()
+def restore(parameters: Sequence[Tensor], weights: Weights) -> None:
+    for parameter, value in zip(parameters, weights, strict=True):
+        parameter.copy_(value)
+
+
+def make_batch(
+    policy: Policy, spec: SamplerSpec = SPEC, *, seed: int = 8, binary: bool = False, group_size: int = 3
+) -> ScoredBatch:
+    """Rollouts with invented rewards and advantages; every third row has no advantage. binary: 0/1, as raft wants them."""
+    rollouts = sample_groups(
+        policy, PROMPTS, spec, group_size=group_size, prompt_ids=range(len(PROMPTS)), seed=seed, step=0
+    )
+    generator = torch.Generator().manual_seed(seed)
+    advantage = torch.randn(len(rollouts), generator=generator)
+    advantage[::3] = 0.0
+    if binary:
+        advantage = (advantage > 0).float()
+    return ScoredBatch(rollouts, advantage.clone(), advantage.clone()).with_advantage(advantage)
+
+
+def make_learner(policy: Policy, *, micro_batch: int = 9, total_steps: int = 10, **optim: Any) -> Learner:
+    settings = {"lr": 1e-3, "max_grad_norm": 1e9} | optim
+    return Learner(policy, OptimConfig(**settings), total_steps=total_steps, micro_batch=micro_batch)
+
+
+class Recorder:
+    """Takes the place of the learner's optimizer step: keeps gradient and weights of every pass, then moves the weights by a fixed
+    amount (so that passes of two learners meet at the same weights), or lets the optimizer move them."""
+
+    def __init__(self, learner: Learner, *, size: float | None = 0.02) -> None:
+        self.parameters, self.size, self.own_step = learner.parameters, size, learner.step
+        self.gradients: list[Weights] = []
+        self.weights: list[Weights] = []
+        learner.step = self.step  # pyright: ignore[reportAttributeAccessIssue]
+
+    def step(self) -> dict[str, float]:
+        self.weights.append(copies(self.parameters))
+        self.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.parameters])
+        if self.size is None:
+            return self.own_step()
+        for parameter in self.parameters:
+            parameter.grad = None
+        move(self.parameters, self.size, seed=len(self.weights))
+        return {"grad_norm": 1.0}
+
+
+def naive_gradient(
+    policy: Policy,
+    batch: ScoredBatch,
+    method: Method,
+    key: PlanKey,
+    *,
+    now: Weights,
+    old: Weights,
+    reference: Weights | None = None,
+) -> tuple[float, Weights]:
+    """Loss and gradient by the oracle, with the policy at the weights ``now``; leaves the policy there."""
+    parameters = trained(policy)
+    plan = method.estimator.plan(batch.rollouts, key)
+    law = method.estimator.scoring_law(batch.rollouts.sampler_spec, policy.forbidden_ids)
+
+    def scores(weights: Weights) -> dict[tuple[int, int], Tensor]:
+        restore(parameters, weights)
+        return naive_scores(policy, batch.rollouts, plan, law)
+
+    with torch.no_grad():
+        before = scores(old)
+        anchor = None if reference is None else scores(reference)
+    loss = naive_loss(method, batch, plan, scores(now), before, anchor)
+    gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return float(loss.detach()), [
+        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient, strict=True)
+    ]
+
+
+def distance(left: Weights, right: Weights) -> float:
+    """Largest relative distance of any tensor. A tensor with little gradient is measured by a thousandth of the whole's."""
+    whole = float(torch.stack([value.norm() for value in right]).norm())
+    gaps = [float((a - b).norm()) / max(float(b.norm()), 1e-3 * whole) for a, b in zip(left, right, strict=True)]
+    return max(gaps)

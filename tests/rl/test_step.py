@@ -1,0 +1,536 @@
+"""One training step against the naive computation: loss, gradient, denominators, what is skipped, and what stops a run."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rl.learner import Learner, TrainingError
+from rl.masks import PlanKey
+from rl.method import PRESETS, Method
+from rl.reduce import row_scale
+from rl.scored import ScoredBatch
+from rl.step import FIRST_PASS_BOUND, differentiate, train_step
+from rollouts.models import Policy, load_policy
+from rollouts.spec import SamplerSpec
+from tests.oracles.training import (
+    SPEC,
+    Recorder,
+    Weights,
+    copies,
+    distance,
+    lora_policy,
+    make_batch,
+    make_learner,
+    move,
+    naive_gradient,
+    tiny_folder,
+    tiny_policy,
+    trained,
+)
+
+TOLERANCE = 1e-5
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "mean field, token": {"kind": "mean_field", "prompt_mask_prob": 0.3},
+    "mean field, sequence": {"kind": "mean_field", "unit": "sequence", "law": "sampler"},
+    "every step, token": {"kind": "trajectory"},
+    "every step, raw": {"kind": "trajectory", "law": "raw"},
+    "every step, step": {"kind": "trajectory", "unit": "step"},
+    "every step, sequence": {"kind": "trajectory", "unit": "sequence"},
+    "every step, sum": {"kind": "trajectory", "unit": "sequence", "length_normalized": False},
+    "segments, token": {"kind": "trajectory", "segments": 3},
+    "segments, step": {"kind": "trajectory", "segments": 3, "unit": "step"},
+    "sampled, token": {"kind": "trajectory", "sample_steps": 2},
+    "sampled, step": {"kind": "trajectory", "sample_steps": 2, "unit": "step"},
+    "sampled, sequence": {"kind": "trajectory", "sample_steps": 2, "unit": "sequence"},
+    "order, step": {"kind": "trajectory", "order": True, "unit": "step"},
+    "order, sequence": {"kind": "trajectory", "order": True, "unit": "sequence"},
+    "order, sampled": {"kind": "trajectory", "order": True, "unit": "step", "sample_steps": 2},
+    "elbo": {"kind": "elbo", "draws": 3},
+    "elbo, sum": {"kind": "elbo", "draws": 2, "length_normalized": False, "law": "sampler"},
+}
+CLIPPED = {"kind": "clipped", "epsilon_low": 0.05, "epsilon_high": 0.1}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "clipped": {"objective": CLIPPED},
+    "clipped, k2": {"objective": CLIPPED, "kl": {"beta": 0.3, "estimator": "k2"}},
+    "clipped, k3": {"objective": CLIPPED, "kl": {"beta": 0.3, "estimator": "k3"}},
+    "raft": {"objective": {"kind": "raft"}, "advantage": "verified"},
+}
+REDUCTIONS: dict[str, Any] = {"tokens": "token_mean", "sequences": "sequence_mean", "constant": {"constant": 5.0}}
+# One of each kind, for what need not be tried in every combination.
+FEW = ("mean field, token", "sampled, step", "order, sequence", "elbo")
+
+
+def method_of(estimator: str, objective: str = "clipped", reduction: str = "tokens", **rest: Any) -> Method:
+    parts = {"estimator": ESTIMATORS[estimator], **OBJECTIVES[objective], "reduction": REDUCTIONS[reduction]}
+    return Method.model_validate({**parts, **rest})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("tiny"))
+
+
+def batch_for(policy: Policy, method: Method, spec: SamplerSpec = SPEC) -> ScoredBatch:
+    return make_batch(policy, spec, binary=method.advantage == "verified")
+
+
+def prepared(policy: Policy, method: Method, **options: Any) -> tuple[Learner, Recorder, Weights | None]:
+    """A learner whose optimizer is a recorder and whose reference is a little away from the policy."""
+    size = options.pop("size", 0.02)
+    learner = make_learner(policy, **options)
+    anchor = None
+    if method.kl.beta > 0:
+        own = copies(learner.parameters)
+        move(learner.parameters, 0.03, seed=77)
+        learner.freeze_reference("start")
+        anchor = copies(learner.parameters)
+        for parameter, value in zip(learner.parameters, own, strict=True):
+            parameter.data.copy_(value)
+    return learner, Recorder(learner, size=size), anchor
+
+
+def check(policy: Policy, batch: ScoredBatch, method: Method, *, step: int = 0, **options: Any) -> dict[str, Any]:
+    """Run a training step and hold every pass to the oracle; returns the metrics."""
+    learner, recorder, anchor = prepared(policy, method, **options)
+    metrics = train_step(learner, batch, method, seed=3, step=step).result()
+    assert len(recorder.gradients) == method.inner_passes
+    losses = []
+    for number, gradient in enumerate(recorder.gradients):
+        key = PlanKey(3, step, number)
+        now, old = recorder.weights[number], recorder.weights[0]
+        loss, wanted = naive_gradient(policy, batch, method, key, now=now, old=old, reference=anchor)
+        assert distance(gradient, wanted) < TOLERANCE
+        losses.append(loss)
+    if not (method.on_policy and step):
+        assert metrics["loss"] == pytest.approx(sum(losses) / len(losses), rel=TOLERANCE, abs=1e-6)
+    return metrics
+
+
+# ---- equal to the naive computation
+
+
+# Every estimator meets every objective and every reduction; all three together for one estimator of each kind.
+COMBINATIONS = [
+    (estimator, objective, reduction)
+    for e, estimator in enumerate(ESTIMATORS)
+    for o, objective in enumerate(OBJECTIVES)
+    for r, reduction in enumerate(REDUCTIONS)
+    if estimator in FEW or (e + o) % len(REDUCTIONS) == r
+]
+
+
+@pytest.mark.parametrize(("estimator", "objective", "reduction"), COMBINATIONS)
+def test_loss_and_gradient_equal_the_naive_computation(estimator: str, objective: str, reduction: str) -> None:
+    """Two passes: at new = old, and with the weights moved in between, where some ratios are clipped."""
+    policy = tiny_policy()
+    method = method_of(estimator, objective, reduction, inner_passes=2)
+    metrics = check(policy, batch_for(policy, method), method)
+    assert metrics["first_pass_gap"] == 0.0
+    if objective != "raft":
+        assert 0 < metrics["clip_share"] < 0.5  # of both passes; the first clips nothing
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_same_under_lora_and_checkpointing(estimator: str, folder: Path) -> None:
+    policy = lora_policy(folder, gradient_checkpointing=True)
+    method = method_of(estimator, "clipped, k3", inner_passes=2)
+    assert check(policy, make_batch(policy), method, size=0.05)["first_pass_gap"] == 0.0
+
+
+@pytest.mark.parametrize("estimator", FEW)
+def test_three_passes_of_the_real_optimizer(estimator: str) -> None:
+    policy = tiny_policy()
+    method = method_of(estimator, "clipped, k3", "sequences", inner_passes=3)
+    metrics = check(policy, make_batch(policy), method, size=None, lr=3e-3, max_grad_norm=0.1)
+    assert metrics["optim/lr"] == pytest.approx(3e-3)
+    assert 0 < metrics["clip_share"] < 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_presets_equal_the_naive_computation(preset: str) -> None:
+    policy = tiny_policy()
+    method = Method.model_validate(PRESETS[preset] | {"inner_passes": min(2, PRESETS[preset]["inner_passes"])})
+    check(policy, batch_for(policy, method), method)
+
+
+@pytest.mark.parametrize("selection", ["confidence", "max_prob", "random"])
+def test_whole_canvas_in_one_block_with_every_selection(selection: Any) -> None:
+    spec = SamplerSpec(canvas=6, block=6, steps=4, selection=selection, eos="all", early_stop=False)
+    policy = tiny_policy()
+    for name in ("every step, token", "segments, step", "elbo"):
+        method = method_of(name, inner_passes=2)
+        check(policy, make_batch(policy, spec), method)
+
+
+# ---- what must not matter
+
+
+@pytest.mark.parametrize("objective", ["clipped, k3", "raft"])
+@pytest.mark.parametrize("estimator", FEW)
+def test_micro_batches_padding_and_order_change_nothing(estimator: str, objective: str) -> None:
+    policy = tiny_policy()
+    method = method_of(estimator, objective, "sequences", inner_passes=2)
+    batch = batch_for(policy, method)
+    start = copies(trained(policy))
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(5))
+    padded = replace(batch, rollouts=batch.rollouts.padded(batch.rollouts.length + 6))
+    variants = [
+        (batch, 4),
+        (batch, 1),
+        (batch, 3),
+        (batch, 10_000),
+        (padded, 3),
+        (batch.rows(order), 5),
+        (padded.rows(order.flip(0)), 2),
+    ]
+    results = []
+    for variant, micro_batch in variants:
+        for parameter, value in zip(trained(policy), start, strict=True):
+            parameter.data.copy_(value)
+        learner, recorder, _ = prepared(policy, method, micro_batch=micro_batch)
+        metrics = train_step(learner, variant, method, seed=3, step=0).result()
+        results.append((recorder.gradients, metrics))
+    first, first_metrics = results[0]
+    for gradients, metrics in results[1:]:
+        for one, other in zip(gradients, first, strict=True):
+            assert distance(one, other) < TOLERANCE
+        for name in ("loss", "logprob", "signal_share"):
+            assert metrics[name] == pytest.approx(first_metrics[name], rel=TOLERANCE, abs=1e-6)
+
+
+@pytest.mark.parametrize("estimator", FEW)
+def test_a_batch_scored_in_halves_gives_the_gradient_of_the_whole(estimator: str) -> None:
+    """Accumulation: what two parts contribute under the whole's denominators adds up."""
+    policy = tiny_policy()
+    method = method_of(estimator, inner_passes=1)
+    batch = make_batch(policy)
+    learner, recorder, _ = prepared(policy, method)
+    train_step(learner, batch, method, seed=3, step=0)
+    law = method.estimator.scoring_law(batch.rollouts.sampler_spec, policy.forbidden_ids)
+    count = method.estimator.unit_count(batch.rollouts)
+    scale = row_scale("token_mean", count, float(count.sum()), float(len(batch)))
+    for parameter, value in zip(learner.parameters, recorder.weights[0], strict=True):
+        parameter.data.copy_(value)
+    for part in (torch.tensor([1, 4, 7]), torch.tensor([8, 2, 5, 0, 3, 6])):
+        some = batch.rows(part)
+        plan = method.estimator.plan(some.rollouts, PlanKey(3, 0))
+        values = learner.score(some.rollouts, plan, law)
+        result = differentiate(method, some, plan, values, values, None, scale[part])
+        learner.backward(some.rollouts, plan, result.cotangent, law)
+    learner.step()
+    assert distance(recorder.gradients[1], recorder.gradients[0]) < TOLERANCE
+
+
+# ---- what is left out
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("objective", ["clipped", "raft"])
+def test_the_shortcut_on_policy_has_the_gradient_of_the_full_path(estimator: str, objective: str) -> None:
+    """After step 0, with one pass and no reference, nothing is scored beforehand; the oracle scores everything."""
+    policy = tiny_policy()
+    method = method_of(estimator, objective, "sequences")
+    assert method.on_policy
+    batch = batch_for(policy, method)
+    metrics = check(policy, batch, method, step=4)
+    assert "first_pass_gap" not in metrics
+    if objective == "clipped":
+        assert metrics["ratio"] == 1.0
+
+
+@pytest.mark.parametrize("objective", ["clipped", "raft"])
+def test_the_shortcut_reports_the_loss_of_the_full_path(objective: str) -> None:
+    policy = tiny_policy()
+    method = method_of("every step, token", objective, "sequences")  # the plan is the same at every step
+    batch = batch_for(policy, method)
+    reported = []
+    for step in (0, 4):
+        learner, _, _ = prepared(policy, method, size=0.0)
+        reported.append(train_step(learner, batch, method, seed=3, step=step).result()["loss"])
+    assert reported[1] == pytest.approx(reported[0], rel=1e-5)
+
+
+def test_the_shortcut_saves_the_scoring_pass() -> None:
+    policy = tiny_policy()
+    method = method_of("every step, token")
+    batch = make_batch(policy)
+    work = []
+    for step in (0, 1):
+        learner, _, _ = prepared(policy, method)
+        train_step(learner, batch, method, seed=3, step=step)
+        work.append((learner.work.forward, learner.work.backward))
+    assert work[0][0] == 2 * work[1][0]
+    assert work[0][1] == work[1][1] == work[1][0]
+
+
+@pytest.mark.parametrize("estimator", FEW)
+def test_rows_without_advantage_are_never_scored_and_change_nothing(estimator: str) -> None:
+    policy = tiny_policy()
+    method = method_of(estimator, reduction="sequences", inner_passes=2)
+    batch = make_batch(policy)
+    assert batch.advantage is not None
+    silent = int((batch.advantage == 0).sum())
+    assert silent == 3
+    learner, recorder, _ = prepared(policy, method, micro_batch=1)
+    metrics = train_step(learner, batch, method, seed=3, step=0).result()
+    assert metrics["signal_share"] == pytest.approx(1 - silent / len(batch))
+    views = len(method.estimator.plan(batch.rows((batch.advantage != 0).nonzero().flatten()).rollouts, PlanKey(3, 0)))
+    # Two old scores, the second pass once more, two passes with gradient (views without a slope left out of them).
+    assert learner.work.forward <= 3 * views + learner.work.backward <= 5 * views
+    # A gradient of such a row is nothing, but its units count: without the rows themselves the gradient is larger.
+    learner, fewer, _ = prepared(policy, method, micro_batch=1)
+    for parameter, value in zip(learner.parameters, recorder.weights[0], strict=True):
+        parameter.data.copy_(value)
+    train_step(learner, batch.rows((batch.advantage != 0).nonzero().flatten()), method, seed=3, step=0)
+    grown = [gradient * (len(batch) - silent) / len(batch) for gradient in fewer.gradients[0]]
+    assert distance(grown, recorder.gradients[0]) < TOLERANCE
+
+
+def test_under_a_reference_every_row_counts() -> None:
+    policy = tiny_policy()
+    method = method_of("every step, token", "clipped, k2")
+    batch = make_batch(policy)
+    silent = batch.with_advantage(torch.zeros(len(batch)))
+    metrics = check(policy, silent, method)
+    assert metrics["signal_share"] == 1.0
+    assert metrics["kl"] > 0
+
+
+def test_a_batch_without_signal_is_skipped_and_counted() -> None:
+    policy = tiny_policy()
+    method = method_of("every step, token")
+    batch = make_batch(policy)
+    learner, recorder, _ = prepared(policy, method)
+    metrics = train_step(learner, batch.with_advantage(torch.zeros(len(batch))), method, seed=3, step=0).result()
+    assert metrics == {"signal_share": 0.0, "skipped": 1}
+    assert recorder.gradients == []
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("estimator", FEW)
+def test_truncated_rows_leave_loss_and_denominators(estimator: str, reduction: str) -> None:
+    policy = tiny_policy()
+    method = method_of(estimator, "clipped, k3", reduction, inner_passes=2, mask_truncated=True)
+    batch = make_batch(policy)
+    assert 0 < int(batch.rollouts.truncated.sum()) < len(batch)
+    check(policy, batch, method)
+    whole = batch.rows((~batch.rollouts.truncated).nonzero().flatten())
+    plain = method.model_copy(update={"mask_truncated": False})
+    gradients = []
+    for one, data in ((method, batch), (plain, whole)):
+        fresh = tiny_policy()
+        learner, recorder, _ = prepared(fresh, one)
+        train_step(learner, data, one, seed=3, step=0)
+        gradients.append(recorder.gradients[0])
+    assert distance(*gradients) < TOLERANCE
+
+
+def test_a_batch_that_is_all_truncated_is_skipped() -> None:
+    policy = tiny_policy()
+    method = method_of("every step, token", "clipped, k3", mask_truncated=True)
+    batch = make_batch(policy)
+    batch = batch.rows(batch.rollouts.truncated.nonzero().flatten())
+    learner, _, _ = prepared(policy, method)
+    assert train_step(learner, batch, method, seed=3, step=0).result()["skipped"] == 1
+
+
+def test_denominators_come_from_the_batch_not_from_the_plan() -> None:
+    """Half the steps scored at twice the weight: the expectation over plans is the gradient of the full plan."""
+    policy = tiny_policy()
+    batch = make_batch(policy)
+    full = naive(policy, batch, method_of("every step, step"), 0)
+    sampled = [naive(policy, batch, method_of("sampled, step"), step) for step in range(100)]
+    # 100 plans of few rows leave a few per cent of noise; plan-made denominators would double the gradient.
+    mean = [torch.stack(parts).mean(0) for parts in zip(*sampled, strict=True)]
+    length = sum(float((a * b).sum()) for a, b in zip(mean, full, strict=True)) / sum(float((b * b).sum()) for b in full)
+    assert length == pytest.approx(1.0, abs=0.1)
+
+
+def naive(policy: Policy, batch: ScoredBatch, method: Method, step: int) -> Weights:
+    """The gradient by the learner, weights left alone."""
+    learner, recorder, _ = prepared(policy, method, size=0.0, micro_batch=1000)
+    train_step(learner, batch, method, seed=3, step=step)
+    return recorder.gradients[0]
+
+
+# ---- the first pass
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("lora", "checkpointing"), [(False, False), (False, True), (True, False), (True, True)])
+def test_the_first_ratio_is_exactly_one(preset: str, dtype: str, lora: bool, checkpointing: bool, folder: Path) -> None:
+    load = lora_policy if lora else load_policy
+    policy = load(folder, dtype=dtype, gradient_checkpointing=checkpointing)
+    method = Method.model_validate(PRESETS[preset] | {"inner_passes": 2})
+    learner, _, _ = prepared(policy, method, micro_batch=3, size=0.0)  # both passes at the starting weights
+    metrics = train_step(learner, batch_for(policy, method), method, seed=3, step=0).result()
+    assert metrics["first_pass_gap"] == 0.0
+    if preset != "raft":
+        assert metrics["ratio"] == 1.0
+        assert metrics["clip_share"] == metrics["approx_kl_old"] == 0.0
+    assert FIRST_PASS_BOUND[torch.float32] == 0.0
+
+
+def test_the_learner_scores_what_the_sampler_recorded() -> None:
+    policy = tiny_policy()
+    for estimator, bound in (("every step, token", 1e-5), ("order, sequence", 1e-5)):
+        learner, _, _ = prepared(policy, method_of(estimator), size=0.0)
+        metrics = train_step(learner, make_batch(policy), method_of(estimator), seed=3, step=0).result()
+        assert 0 <= metrics["sampler_gap"] <= metrics["sampler_gap_max"] < bound
+    learner, _, _ = prepared(policy, method_of("segments, token"), size=0.0)
+    metrics = train_step(learner, make_batch(policy), method_of("segments, token"), seed=3, step=0).result()
+    assert metrics["sampler_gap_max"] > 0.1  # merged steps are another law, and the log says so
+
+
+def switch_on_lora_dropout(policy: Policy) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    for module in policy.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_dropout["default"] = torch.nn.Dropout(0.3)
+
+
+def switch_on_attention_dropout(policy: Policy) -> None:
+    for layer in policy.causal_lm.model.layers:
+        layer.self_attn.attention_dropout = 0.3
+
+
+@pytest.mark.parametrize("switch", [switch_on_lora_dropout, switch_on_attention_dropout])
+@pytest.mark.parametrize("objective", ["clipped", "clipped, k3"])
+def test_dropout_is_caught(switch: Any, objective: str, folder: Path) -> None:
+    policy = lora_policy(folder)
+    batch = make_batch(policy)
+    switch(policy)
+    method = method_of("every step, token", objective)
+    learner, recorder, _ = prepared(policy, method)
+    with pytest.raises(TrainingError, match="scored the same views twice and differ by .* dropout, or a kernel"):
+        train_step(learner, batch, method, seed=3, step=0)
+    assert recorder.gradients == []  # before the update
+
+
+def test_a_clip_range_below_the_noise_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy(folder, dtype="bfloat16")
+    objective = {"kind": "clipped", "epsilon_low": 0.001, "epsilon_high": 0.2}
+    method = Method.model_validate({"estimator": ESTIMATORS["every step, token"], "objective": objective})
+    learner, _, _ = prepared(policy, method)
+    own = learner.backward
+
+    def noisy(*args: Any) -> torch.Tensor:
+        return own(*args) + 0.005  # within the bound of bfloat16
+
+    monkeypatch.setattr(learner, "backward", noisy)
+    with pytest.raises(TrainingError, match=r"the clip range 0\.001 is below the noise of scoring, 5\.0.*e-03"):
+        train_step(learner, make_batch(policy), method, seed=3, step=0)
+
+
+# ---- the reference in a step
+
+
+@pytest.mark.parametrize("kind", ["base", "start", "moving"])
+@pytest.mark.parametrize("estimator", ["every step, token", "mean field, token"])
+def test_the_distance_to_the_reference_is_zero_at_the_start(kind: str, estimator: str, folder: Path) -> None:
+    policy = lora_policy(folder, filled=False)
+    method = method_of(estimator, kl={"beta": 0.5, "reference": kind})
+    learner = make_learner(policy)
+    learner.freeze_reference(kind)
+    metrics = [train_step(learner, make_batch(policy), method, seed=3, step=step).result() for step in range(2)]
+    name = "kl" if estimator.startswith("every") else "penalty"
+    assert metrics[0][name] == 0.0
+    assert metrics[1][name] > 0.0
+
+
+def test_without_a_frozen_reference_the_step_says_so() -> None:
+    policy = tiny_policy()
+    with pytest.raises(TrainingError, match="no reference was frozen"):
+        train_step(make_learner(policy), make_batch(policy), method_of("elbo", "clipped, k3"), seed=3, step=0)
+
+
+# ---- what stops a run
+
+
+def test_a_loss_that_is_not_finite_stops_before_backward() -> None:
+    policy = tiny_policy()
+    method = method_of("every step, token", inner_passes=2)
+    batch = make_batch(policy)
+    with torch.no_grad():
+        policy.causal_lm.lm_head.weight[2] = float("nan")
+    learner, recorder, _ = prepared(policy, method)
+    with pytest.raises(TrainingError, match="the loss is nan"):
+        train_step(learner, batch, method, seed=3, step=0)
+    assert recorder.gradients == []
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_a_gradient_that_is_not_finite_stops_before_the_update(step: int) -> None:
+    policy = tiny_policy()
+    method = method_of("every step, token")
+    batch = make_batch(policy)
+    learner = make_learner(policy)
+    hook = policy.causal_lm.model.norm.weight.register_hook(lambda gradient: gradient / 0.0)
+    before = copies(learner.parameters)
+    with pytest.raises(TrainingError, match="the gradient norm is (nan|inf)"):
+        train_step(learner, batch, method, seed=3, step=step)
+    hook.remove()
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters, strict=True))
+
+
+def test_weights_that_are_not_finite_stop_the_shortcut_too() -> None:
+    policy = tiny_policy()
+    batch = make_batch(policy)
+    with torch.no_grad():
+        policy.causal_lm.lm_head.weight[2] = float("nan")
+    with pytest.raises(TrainingError, match="nan"):
+        train_step(make_learner(policy), batch, method_of("every step, token"), seed=3, step=4)
+
+
+def test_a_batch_needs_advantages() -> None:
+    policy = tiny_policy()
+    batch = replace(make_batch(policy), advantage=None)
+    method = method_of("every step, token", "clipped, k3")
+    plan = method.estimator.plan(batch.rollouts, PlanKey(0, 0))
+    values = torch.zeros(len(plan), batch.rollouts.length)
+    with pytest.raises(ValueError, match="no advantages"):
+        differentiate(method, batch, plan, values, values, None, torch.ones(len(batch)))
+
+
+# ---- metrics
+
+
+def test_metrics_are_means_over_units_and_passes() -> None:
+    policy = tiny_policy()
+    method = method_of("every step, token", "clipped, k3", inner_passes=2)
+    batch = make_batch(policy)
+    learner, recorder, anchor = prepared(policy, method)
+    metrics = train_step(learner, batch, method, seed=3, step=0).result()
+    law = method.estimator.scoring_law(batch.rollouts.sampler_spec, policy.forbidden_ids)
+    scored = []
+    for weights in (*recorder.weights, anchor):
+        assert weights is not None
+        for parameter, value in zip(learner.parameters, weights, strict=True):
+            parameter.data.copy_(value)
+        plan = method.estimator.plan(batch.rollouts, PlanKey(3, 0))
+        scored.append(learner.score(batch.rollouts, plan, law)[plan.scored])
+    old, new, reference = scored
+    ratio = (new - old).exp()
+    assert metrics["logprob"] == pytest.approx(float((old.mean() + new.mean()) / 2), rel=1e-4)
+    assert metrics["ratio"] == pytest.approx(float((1 + ratio.mean()) / 2), rel=1e-4)
+    d = [reference - old, reference - new]
+    assert metrics["kl"] == pytest.approx(float(sum((x.exp() - x - 1).mean() for x in d)) / 2, rel=1e-4)
+    assert metrics["approx_kl_old"] == pytest.approx(float((ratio - 1 - (new - old)).mean() / 2), rel=1e-4)
+
+
+def test_names_of_the_loss_terms() -> None:
+    """On surrogate log-probabilities the term is called a penalty, not a KL."""
+    policy = tiny_policy()
+    for estimator, name in itertools.product(ESTIMATORS, ("kl", "penalty")):
+        if estimator not in FEW:
+            continue
+        method = method_of(estimator, "clipped, k2")
+        learner, _, _ = prepared(policy, method, size=0.0)
+        metrics = train_step(learner, make_batch(policy), method, seed=3, step=0).result()
+        assert (name in metrics) == ((name == "kl") == (method.estimator.kind == "trajectory"))
