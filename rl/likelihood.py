@@ -183,7 +183,7 @@ def _token_logprobs(policy, states: Tensor, target: Tensor, law: Law) -> tuple[T
     def one(rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         logits = policy.logits(rows)
         logp = laws.log_p(logits)
-        logq = logp if law.is_raw else laws.log_q(logits, law)
+        logq = logp if law.is_raw else laws.log_q(logits, law, drawn=ids)
         return logq.gather(1, ids[:, None]).squeeze(1), logp.gather(1, ids[:, None]).squeeze(1)
 
     sampled, raw = _chunked(policy, one, states, target)

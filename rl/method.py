@@ -164,10 +164,10 @@ def resolve(raw: dict[str, Any]) -> dict[str, Any]:
 
     Raises ``KeyError`` with the nearest name for an unknown preset.
     """
-    name = raw.get("preset", DEFAULT_PRESET)
+    name = raw.get("preset") or DEFAULT_PRESET
     if name not in PRESETS:
         near = difflib.get_close_matches(str(name), PRESETS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = f"; did you mean '{near[0]}'?" if near else "."
         raise KeyError(f"unknown preset '{name}'{hint} Presets: {', '.join(PRESETS)}")
     merged: dict[str, Any] = {**PRESETS[name], **raw, "preset": name}
     for key in (*UNION_KEYS, "kl"):

@@ -31,8 +31,11 @@ def log_p(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits.float(), dim=-1)
 
 
-def log_q(logits: Tensor, law: Law) -> Tensor:
+def log_q(logits: Tensor, law: Law, drawn: Tensor | None = None) -> Tensor:
     """Sampler law, float32 ``[R, V] -> [R, V]``; ids outside the support are ``-inf``.
+
+    drawn int64 ``[R]``: ids that were drawn before; they count as part of the nucleus even where the policy has since moved them
+    out of it, so that an old draw keeps a finite log-probability and a gradient. Where nothing moved this changes nothing.
 
     Differentiable in the logits with the support held fixed. At temperature 0 all mass is on the most probable allowed id
     (the lowest id on ties) and there is no gradient.
@@ -45,7 +48,10 @@ def log_q(logits: Tensor, law: Law) -> Tensor:
         return torch.full_like(z, float("-inf")).scatter(-1, best, 0.0)
     logq = torch.log_softmax(z / law.temperature, dim=-1)
     if law.top_p < 1.0:
-        logq = torch.log_softmax(logq.masked_fill(~nucleus(logq, law.top_p), float("-inf")), dim=-1)
+        support = nucleus(logq, law.top_p)
+        if drawn is not None:
+            support = support.scatter(-1, drawn.unsqueeze(-1), True)
+        logq = torch.log_softmax(logq.masked_fill(~support, float("-inf")), dim=-1)
     return logq
 
 

@@ -44,7 +44,7 @@ def naive_scores(policy, batch: RolloutBatch, plan: MaskPlan, law: Law) -> dict[
             scores[view, place] = log_q(view, place, [int(tokens[view, place])])
         if plan.order is None:
             continue
-        confidence = {place: float(logp[view, place, tokens[view, place]]) for place in kept}
+        confidence = {place: float(logp[view, place, tokens[view, place]].detach()) for place in kept}
         bar = min(confidence.values())
         last = max(place for place in kept if confidence[place] == bar)
         for place in plan.order[view].nonzero().flatten().tolist():

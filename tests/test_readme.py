@@ -1,0 +1,32 @@
+"""What the README shows is what happens."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rl.method import PRESETS
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_custom_reward_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = README.split("<!-- example: a test runs this block -->\n```python\n")[1].split("```")[0]
+    assert len(block.strip().splitlines()) <= 22
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert len(names["run"].metrics) == 2
+    assert (tmp_path / "runs" / "letters" / "summary.json").is_file()
+
+
+def test_every_preset_is_in_both_tables() -> None:
+    methods = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    for name in PRESETS:
+        assert f"| `{name}` |" in README
+        assert f"| `{name}` |" in methods
+
+
+def test_links_and_pictures_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (Path(__file__).parent.parent / target).exists(), target
