@@ -32,6 +32,10 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
             yield Check(
                 ("warm_start",), "is required by `unmask sft`", "add warm_start: {data: {path: ...}, steps: ...}"
             )
+        if recipe.eval is not None:  # measured before and after, by a reward
+            yield from _sampler(recipe)
+            yield from _rewards(recipe, provided)
+            yield from _evaluation(recipe, provided)
         return
     sampler = list(_sampler(recipe))
     yield from sampler

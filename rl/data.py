@@ -18,7 +18,7 @@ from rollouts.streams import Purpose, stream
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DataError", "Prompt", "PromptSet", "batches", "load_split"]
+__all__ = ["DataError", "Prompt", "PromptSet", "batches", "check_completions", "load_split"]
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -257,6 +257,20 @@ def _require_completion(columns: Sequence[str], where: str) -> None:
         remedy = f"map it, {where}.columns: {{completion: ...}}; columns: {listing(columns)}"
         near = nearest("completion", columns)
         raise DataError.at(where, "there is no column 'completion' to learn from", near, remedy)
+
+
+def check_completions(prompts: PromptSet, tokenizer: Any, *, canvas: int, where: str) -> None:
+    """Raises DataError if a completion has more tokens than the canvas has positions."""
+    rows = [(prompt.prompt_id, prompt.completion) for prompt in prompts.prompts if prompt.completion]
+    lengths = [len(ids) for ids in _encode(tokenizer, [text for _, text in rows])]
+    long = [(index, length) for (index, _), length in zip(rows, lengths, strict=True) if length > canvas]
+    if long:
+        index, length = max(long, key=lambda row: row[1])
+        what = (
+            f"{len(long)} of {len(prompts)} completions do not fit: row {index} has {length} tokens, and the canvas "
+            f"has {canvas} positions"
+        )
+        raise DataError.at(where, what, None, "take a larger rollout.canvas, or leave the rows out")
 
 
 def _listed(dropped: Counter[str]) -> str:

@@ -1,6 +1,7 @@
 """Accuracy on held-out prompts, with intervals. Evaluation has its own random streams and never touches those of training."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,12 @@ def evaluate_prompts(
         max_rows=batch,
         on_rows=on_rows,
     )
+    # Alone and at weight 1: what training makes of it (weight 0 is "log only") does not matter here.
+    measured = [replace(reward, weight=1.0) for reward in rewards if reward.name == outcome]
     scored, _ = grade_rollouts(
         rollouts,
         dict(enumerate(prompts)),
-        [reward for reward in rewards if reward.name == outcome],
+        measured,
         outcome,
         eos_ids=policy.eos_ids,
         prefill=prefill,

@@ -16,6 +16,7 @@ from rl import masks
 from rl.masks import MaskPlan, PlanKey
 from rollouts import law as laws
 from rollouts.denoise import row_chunks
+from rollouts.forward import distinct_forward
 from rollouts.law import Law
 from rollouts.select import log_mass_below, threshold
 from rollouts.spec import SamplerSpec
@@ -162,7 +163,7 @@ def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: 
     device = policy.device
     need = plan.rows_scored.to(device)
     inputs = torch.where(plan.masked, policy.mask_id, tokens).to(device)
-    states = policy(inputs, attention.to(device), need)
+    states = distinct_forward(policy, inputs, attention.to(device), need)
     target = tokens.to(device)[need]
     value, raw = _token_logprobs(policy, states, target, law)
     if plan.order is not None:

@@ -44,7 +44,7 @@ def train(
     overrides: ``"optim.lr=1e-4"``. Returns the finished ``Run``; its folder holds everything.
     """
     given = {"data.train": train_dataset, "data.eval": eval_dataset, "rewards": reward_funcs}
-    if not isinstance(recipe, Recipe):
+    if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, provided=[name for name, value in given.items() if value is not None])
     setup = set_up(recipe, reward_funcs=reward_funcs, train_dataset=train_dataset, eval_dataset=eval_dataset)
     with reporter or Reporter() as live:
@@ -286,7 +286,7 @@ def sft(
     recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), reporter: Reporter | None = None
 ) -> Run:
     """Masked SFT alone: the ``warm_start`` section of a recipe, with evaluation, weights and summary as ``train`` writes them."""
-    if not isinstance(recipe, Recipe):
+    if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, command="sft")
     setup = set_up(recipe)
     with reporter or Reporter() as live:
@@ -307,7 +307,7 @@ def evaluate(
 
     model, adapter: a checkpoint or a PEFT adapter in place of the recipe's.
     """
-    if not isinstance(recipe, Recipe):
+    if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     if recipe.eval is None:
         recipe = recipe.model_copy(

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from rewards.contract import RewardError, load_rewards
 from rl.config import Recipe
-from rl.data import Prompt, PromptSet, load_split
+from rl.data import Prompt, PromptSet, check_completions, load_split
 from rl.method import Elbo, Trajectory, forwards
 from rl.setup import column_problems
 from rl.tables import DataError, read_table
@@ -197,7 +197,10 @@ def _load_data(recipe: Recipe, command: str, network: Network | None, problems: 
                 read_table(split, key)
                 return None
             sft = key == "warm_start.data"
-            return load_split(split, recipe.data.prompt, network, room=room, where=key, need_completion=sft)
+            loaded = load_split(split, recipe.data.prompt, network, room=room, where=key, need_completion=sft)
+            if sft:
+                check_completions(loaded, network.tokenizer, canvas=recipe.rollout.canvas, where=key)
+            return loaded
 
         loaded = _collect(problems, load)
         if loaded is not None:

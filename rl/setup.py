@@ -11,7 +11,7 @@ import torch
 from rewards.contract import Reward, RewardError, load_rewards, missing_columns
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
-from rl.data import DataError, Prompt, PromptSet, load_split
+from rl.data import DataError, Prompt, PromptSet, check_completions, load_split
 from rollouts.models import LoraSpec, Policy, load_policy
 
 TINY = "tiny"  # model.path of a small model made on the spot
@@ -100,7 +100,10 @@ def set_up(
     problems = column_problems(recipe, rewards, sets)
     if problems:
         raise DataError("\n".join(problems))
-    warm = recipe.warm_start
+    warm = None if recipe.warm_start is None else recipe.warm_start.data
+    warm_start = load(warm, "warm_start.data", need_completion=True)
+    if warm_start is not None:
+        check_completions(warm_start, policy.tokenizer, canvas=recipe.rollout.canvas, where="warm_start.data")
     return Setup(
         recipe=recipe,
         policy=policy,
@@ -108,7 +111,7 @@ def set_up(
         outcome=outcome,
         train=train,
         eval=evaluation,
-        warm_start=None if warm is None else load(warm.data, "warm_start.data", need_completion=True),
+        warm_start=warm_start,
         room=room,
     )
 

@@ -90,14 +90,15 @@ def train_step(learner: Learner, batch: ScoredBatch, method: Method, *, seed: in
         values = old if number == 0 else learner.score(work.rollouts, plan, law)
         result = differentiate(method, work, plan, values, old, reference, scale)
         fresh = learner.backward(work.rollouts, plan, result.cotangent, law)
-        if shortcut:  # the loss is known only now; views without a slope have no value and add nothing to it
+        if shortcut:  # only now are the values known, and with them the loss
+            values = fresh
             known = torch.where(torch.isnan(fresh), 0.0, fresh)
             result = differentiate(method, work, plan, known, known, None, scale)
         else:
             _check_forward_twice(metrics, method, learner, values, fresh, plan)
         if number == 0:
-            _compare_with_sampler(metrics, method, work, plan, fresh)
-        _log_pass(metrics, method, work, result, fresh, reference, plan)
+            _compare_with_sampler(metrics, method, work, plan, values)
+        _log_pass(metrics, method, work, result, values, reference, plan)
         metrics.add({name: (value, 1) for name, value in learner.step().items()}, prefix="optim/")
     return metrics
 
@@ -122,12 +123,12 @@ def _check_forward_twice(
         )
 
 
-def _compare_with_sampler(metrics: Metrics, method: Method, work: ScoredBatch, plan: MaskPlan, fresh: Tensor) -> None:
+def _compare_with_sampler(metrics: Metrics, method: Method, work: ScoredBatch, plan: MaskPlan, values: Tensor) -> None:
     """How far the learner's law is from the one the tokens were drawn from; nothing but rounding where both score the same states."""
     if method.estimator.kind != "trajectory" or method.estimator.law != "sampler":
         return
-    sampled = work.rollouts.sampler_logprob[plan.row].to(fresh.device)
-    gap = (fresh - sampled)[plan.scored.to(fresh.device) & ~torch.isnan(fresh)].abs()
+    sampled = work.rollouts.sampler_logprob[plan.row].to(values.device)
+    gap = (values - sampled)[plan.scored.to(values.device) & ~torch.isnan(values)].abs()
     metrics.add({"sampler_gap": (gap.sum(), gap.numel())})
     metrics.largest("sampler_gap_max", float(gap.max()) if gap.numel() else 0.0)
 
@@ -137,15 +138,14 @@ def _log_pass(
     method: Method,
     work: ScoredBatch,
     result: Derivative,
-    fresh: Tensor,
+    values: Tensor,
     reference: Tensor | None,
     plan: MaskPlan,
 ) -> None:
-    advantage = work.advantage.to(fresh.device).unsqueeze(1).expand_as(result.new.value)  # type: ignore[union-attr]
+    advantage = work.advantage.to(values.device).unsqueeze(1).expand_as(result.new.value)  # type: ignore[union-attr]
     metrics.add({"loss": (result.loss, 1)})
     metrics.add(method.objective.metrics(result.new.value, result.old.value, advantage, result.new.mask))
-    seen = plan.scored.to(fresh.device) & ~torch.isnan(fresh)
-    metrics.mean("logprob", fresh, seen)
+    metrics.mean("logprob", values, plan.scored.to(values.device) & ~torch.isnan(values))
     if reference is not None:
         anchor = method.estimator.reduce(reference, plan, work.rollouts)
         name = "kl" if method.estimator.kind == "trajectory" else "penalty"

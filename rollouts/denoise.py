@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rollouts import law as laws
 from rollouts.canvas import Canvas, is_eos
+from rollouts.forward import distinct_forward
 from rollouts.schedule import fixed_quota
 from rollouts.select import keep_top, log_mass_below, position_score, random_choice_logprob, threshold
 from rollouts.spec import SamplerSpec
@@ -103,7 +104,8 @@ def _denoise_step(policy, record, attention, row, place, masked, quota, uniform,
     """One step of some rows; writes into ``record``; returns which block positions were revealed, bool ``[n, W]``."""
     select = torch.zeros_like(attention[row])
     select[torch.arange(len(row), device=row.device)[:, None].expand_as(place)[masked], place[masked]] = True
-    states = policy(record.tokens[row], attention[row], select)  # [M, d], row-major: the order of `masked`
+    # [M, d], row-major: the order of `masked`
+    states = distinct_forward(policy, record.tokens[row], attention[row], select)
     record.forwards[row] += 1
     drawn = _draw_all(policy, states, uniform[0][masked.cpu()], spec.selection, law)
 

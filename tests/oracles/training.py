@@ -27,7 +27,9 @@ Weights = list[Tensor]
 
 def tiny_policy(seed: int = 0, *, spread: float = 0.2, **options: Any) -> Policy:
     """14 tokens, two of which end a text; matrices wide enough that no distribution is flat."""
-    policy = build_tiny(seed, **{"d_model": 32, "layers": 2, "heads": 2, "alphabet": DIGITS, "max_length": 40} | options)
+    policy = build_tiny(
+        seed, **{"d_model": 32, "layers": 2, "heads": 2, "alphabet": DIGITS, "max_length": 40} | options
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.parameters():

@@ -47,7 +47,9 @@ def test_a_row_is_its_prompt_and_its_completion_filled_up_with_eos(policy: Polic
 
 
 def test_a_completion_longer_than_the_canvas_is_refused(policy: Policy) -> None:
-    with pytest.raises(TrainingError, match=r"completion 1 has 6 tokens, but the canvas has 5 positions.*rollout.canvas"):
+    with pytest.raises(
+        TrainingError, match=r"completion 1 has 6 tokens, but the canvas has 5 positions.*rollout.canvas"
+    ):
         completion_batch(policy, [(1,), (2,)], [(1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6)], CANVAS)
 
 
@@ -193,7 +195,9 @@ def elbo_loss(logps: dict[tuple[bool, ...], list[float]]) -> float:
     return total
 
 
-def monte_carlo(logps: dict[tuple[bool, ...], list[float]], batch: RolloutBatch, stratified: bool, steps: int) -> np.ndarray:
+def monte_carlo(
+    logps: dict[tuple[bool, ...], list[float]], batch: RolloutBatch, stratified: bool, steps: int
+) -> np.ndarray:
     """The loss of many steps, with log-probabilities from the table."""
     losses = []
     for step in range(steps):
@@ -264,7 +268,9 @@ def test_a_learner_step_reports_that_loss(small) -> None:
 # ---- the loop
 
 
-def run_loop(policy: Policy, *, seed: int = 0, steps: int = 4, first_step: int = 0, micro_batch: int = 9) -> list[float]:
+def run_loop(
+    policy: Policy, *, seed: int = 0, steps: int = 4, first_step: int = 0, micro_batch: int = 9
+) -> list[float]:
     losses: list[float] = []
     sft_loop(
         make_learner(policy, lr=3e-3, micro_batch=micro_batch),

@@ -346,7 +346,9 @@ def test_denominators_come_from_the_batch_not_from_the_plan() -> None:
     sampled = [naive(policy, batch, method_of("sampled, step"), step) for step in range(100)]
     # 100 plans of few rows leave a few per cent of noise; plan-made denominators would double the gradient.
     mean = [torch.stack(parts).mean(0) for parts in zip(*sampled, strict=True)]
-    length = sum(float((a * b).sum()) for a, b in zip(mean, full, strict=True)) / sum(float((b * b).sum()) for b in full)
+    length = sum(float((a * b).sum()) for a, b in zip(mean, full, strict=True)) / sum(
+        float((b * b).sum()) for b in full
+    )
     assert length == pytest.approx(1.0, abs=0.1)
 
 

@@ -1,0 +1,180 @@
+"""Accuracy and its intervals: against formulas, by coverage, and with streams of their own."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rewards.contract import InfrastructureError, Reward
+from rl.data import Prompt
+from rl.evaluate import evaluate_prompts, interval, paired_gain
+from rollouts.engine import generate
+from rollouts.models import Policy
+from rollouts.spec import SamplerSpec
+from rollouts.streams import Purpose
+from tests.oracles.training import tiny_policy
+
+SPEC = SamplerSpec(canvas=8, block=4, steps=4)
+WORDS = ["12", "3", "4567", "891", "00", "5", "13", "2468"]
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return tiny_policy()
+
+
+def prompts(policy: Policy) -> list[Prompt]:
+    """Numbered unlike their places, as after dropped rows."""
+    return [Prompt(i * 3 + 5, w, w, tuple(policy.tokenizer(w).input_ids), {"word": w}) for i, w in enumerate(WORDS)]
+
+
+def digest(completions: list[str], **_: Any) -> list[float]:
+    """Tells completions apart."""
+    return [sum((place + 1) * int(digit) for place, digit in enumerate(text)) + len(text) / 10 for text in completions]
+
+
+def run(policy: Policy, rewards: list[Reward], outcome: str, spec: SamplerSpec = SPEC, **options: Any) -> np.ndarray:
+    arguments: dict[str, Any] = {"seed": 0, "batch": 3} | options
+    values, forwards = evaluate_prompts(policy, prompts(policy), rewards, outcome, spec, **arguments)
+    assert 2 * len(WORDS) <= forwards <= 4 * len(WORDS)
+    return values
+
+
+# ---- outcomes
+
+
+def test_one_outcome_per_prompt_in_order(policy: Policy) -> None:
+    values = run(policy, [Reward("digest", digest)], "digest")
+    rollouts = generate(
+        policy,
+        [p.token_ids for p in prompts(policy)],
+        SPEC,
+        seed=0,
+        step=0,
+        group_ids=range(8),
+        prompt_ids=range(8),
+        purpose=Purpose.EVAL,
+    )
+    assert values.tolist() == pytest.approx(digest(list(rollouts.texts)))
+    assert len(set(values.tolist())) > 4
+
+
+def test_batches_change_nothing_and_seeds_do(policy: Policy) -> None:
+    reward = [Reward("digest", digest)]
+    first = run(policy, reward, "digest")
+    for batch in (1, 5, 100):
+        assert run(policy, reward, "digest", batch=batch).tolist() == first.tolist()
+    assert run(policy, reward, "digest", seed=1).tolist() != first.tolist()
+    greedy = SPEC.model_copy(update={"temperature": 0.0})
+    assert (
+        run(policy, reward, "digest", greedy).tolist() == run(policy, reward, "digest", greedy, seed=1).tolist()
+    )  # nothing random is left
+
+
+def test_training_and_evaluation_share_no_stream(policy: Policy) -> None:
+    ids = [p.token_ids for p in prompts(policy)]
+    texts = [
+        generate(policy, ids, SPEC, seed=0, step=0, group_ids=range(8), prompt_ids=range(8), purpose=purpose).texts
+        for purpose in (Purpose.ROLLOUT, Purpose.EVAL)
+    ]
+    assert texts[0] != texts[1]
+
+
+def test_the_outcome_is_measured_alone_whatever_its_weight(policy: Policy) -> None:
+    """Weight 0 means log only: such a reward may still be the accuracy."""
+
+    def explode(**_: Any) -> list[float]:
+        raise AssertionError("shaped rewards have no say in accuracy")
+
+    wanted = run(policy, [Reward("digest", digest)], "digest")
+    for weight in (0.0, 0.1, -2.0):
+        values = run(policy, [Reward("shaped", explode), Reward("digest", digest, weight)], "digest")
+        assert values.tolist() == wanted.tolist()
+
+
+def test_what_cannot_be_graded_is_nan_and_stays_in_its_place(policy: Policy) -> None:
+    def patchy(completions: list[str], word: list[str], **_: Any) -> list[Any]:
+        answers: dict[str, Any] = {"3": None, "00": InfrastructureError("down")}
+        return [answers.get(w, float(len(w))) for w in word]
+
+    values = run(policy, [Reward("patchy", patchy)], "patchy")
+    np.testing.assert_array_equal(values, [2.0, NAN, 4.0, 3.0, NAN, 1.0, 2.0, 4.0])
+
+
+def test_prefill_reaches_the_reward(policy: Policy) -> None:
+    def starts(completions: list[str], **_: Any) -> list[float]:
+        return [float(text.startswith("<r>")) for text in completions]
+
+    assert run(policy, [Reward("starts", starts)], "starts", prefill="<r>").tolist() == [1.0] * 8
+
+
+# ---- intervals
+
+
+def test_the_interval_of_a_proportion_is_the_textbooks() -> None:
+    values = np.repeat([0.0, 1.0], [700, 300])
+    found = interval(values)
+    assert found["value"] == pytest.approx(0.3)
+    assert found["n"] == 1000
+    half = 1.96 * (0.3 * 0.7 / 1000) ** 0.5
+    assert found["low"] == pytest.approx(0.3 - half, abs=0.003)
+    assert found["high"] == pytest.approx(0.3 + half, abs=0.003)
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    hits = 0
+    for seed in range(60):
+        found = interval(generator.normal(2.0, 1.0, size=60), seed=seed)
+        hits += found["low"] <= 2.0 <= found["high"]
+    assert 50 <= hits <= 60
+
+
+def test_entries_of_a_cluster_move_together() -> None:
+    """Ten copies of each value hold no more information than one."""
+    values = np.random.default_rng(1).normal(size=40)
+    copied = np.repeat(values, 10)
+    labels = [f"grid {i:02}" for i in range(40) for _ in range(10)]
+    single, clustered, naive = interval(values), interval(copied, labels), interval(copied)
+    assert clustered["value"] == pytest.approx(single["value"])
+    assert clustered["low"] == pytest.approx(single["low"], abs=1e-9)  # the very same resamples
+    assert clustered["high"] == pytest.approx(single["high"], abs=1e-9)
+    assert naive["high"] - naive["low"] < 0.5 * (single["high"] - single["low"])
+
+
+def test_clusters_of_unequal_size_weigh_by_their_entries() -> None:
+    found = interval(np.array([1.0, 1.0, 1.0, 0.0]), ["a", "a", "a", "b"])
+    assert found["value"] == 0.75
+    assert (found["low"], found["high"]) == (0.0, 1.0)
+
+
+def test_entries_that_are_nan_are_left_out_with_their_labels() -> None:
+    values = np.array([1.0, NAN, 0.0, 1.0, NAN])
+    assert interval(values) == interval(np.array([1.0, 0.0, 1.0]))
+    assert interval(values, list("abcab")) == interval(np.array([1.0, 0.0, 1.0]), list("aca"))
+
+
+@pytest.mark.parametrize("values", [[], [NAN, NAN]])
+def test_nothing_to_measure_gives_no_number(values: list[float]) -> None:
+    found = interval(np.array(values))
+    assert found["n"] == 0
+    assert np.isnan([found["value"], found["low"], found["high"]]).all()
+
+
+def test_a_paired_gain_is_narrower_than_two_intervals() -> None:
+    generator = np.random.default_rng(2)
+    before = generator.normal(size=200)
+    after = before + 0.1 + 0.01 * generator.normal(size=200)
+    gain = paired_gain(before, after)
+    assert gain["value"] == pytest.approx(float((after - before).mean()))
+    assert gain["low"] == pytest.approx(0.1, abs=0.01)
+    assert gain["high"] - gain["low"] < 0.01
+    assert interval(after)["low"] < interval(before)["high"]  # unpaired, nothing could be said
+    assert paired_gain(np.array([NAN, 0.0]), np.array([1.0, 1.0]))["n"] == 1
+
+
+def test_intervals_repeat() -> None:
+    values = np.random.default_rng(3).normal(size=30)
+    assert interval(values, seed=4) == interval(values, seed=4)
+    assert interval(values, seed=4) != interval(values, seed=5)

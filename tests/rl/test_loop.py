@@ -1,0 +1,536 @@
+"""A whole run through the public API: what it writes, what rewards may do, what repeats, and how it ends when it cannot go on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import unmask
+from rewards.contract import InfrastructureError, RewardError
+from rl.cli import app
+from rl.config import RecipeErrors, load_recipe
+from rl.data import DataError
+from rl.learner import Learner, TrainingError
+from rl.progress import Reporter
+from rl.run import Run, RunFolder, plain, read_jsonl
+from rollouts.models import Policy, load_policy
+from rollouts.trajectory import RolloutBatch
+from tests.oracles.training import tiny_folder, tiny_policy
+
+ROWS: list[dict[str, Any]] = [
+    {"prompt": text, "answer": len(text), "completion": text[::-1]} for text in ("12", "345", "6789", "01", "7", "5522")
+]
+CONVERSATIONS = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def global_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs write into the working folder and may switch torch to deterministic algorithms; give both back."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(1)
+
+
+def digits(completions: list[str], **_: Any) -> list[float]:
+    """A reward that tells completions apart: the share of even digits."""
+    return [sum(char in "02468" for char in text) / 8 for text in completions]
+
+
+def recipe(checkpoint: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    """A small recipe; ``section={key: value}`` adds to a section."""
+    base: dict[str, dict[str, Any]] = {
+        "model": {"path": str(checkpoint)},
+        "rollout": {"canvas": 8, "block": 4, "steps": 4, "group_size": 2, "max_rows": 3},
+        "optim": {"lr": 1e-3},
+        "train": {"updates": 2, "prompts_per_update": 3, "micro_batch": 5, "out": "run"},
+    }
+    for name, values in sections.items():
+        base[name] = {**base.get(name, {}), **values}
+    return {"name": "toy", **base}
+
+
+def train(source: Any, rewards: Any = digits, rows: Any = ROWS, **options: Any) -> Run:
+    return unmask.train(source, rewards, rows, reporter=Reporter(quiet=True), **options)
+
+
+def written(rows: list[dict[str, Any]], path: Path) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def numbers(run: Run) -> list[dict[str, Any]]:
+    """The metrics without wall times."""
+    return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in run.metrics]
+
+
+def same_weights(left: Policy, right: Policy) -> bool:
+    pairs = zip(left.parameters(), right.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+# ---- what a run leaves behind
+
+
+def test_a_run_leaves_recipe_metrics_rollouts_summary_and_weights(checkpoint: Path) -> None:
+    run = train(recipe(checkpoint, train={"log_rollouts": 4, "updates": 3}))
+    assert run.folder == Path("run")
+    wanted = {"recipe.yaml", "metrics.jsonl", "rollouts.jsonl", "summary.json", "model"}
+    assert {path.name for path in run.folder.iterdir()} == wanted
+
+    again = load_recipe(run.folder / "recipe.yaml", provided=["data.train", "rewards"])
+    assert again.model.path == str(checkpoint)
+    assert (again.optim.lr, again.train.updates, again.method.preset) == (1e-3, 3, "trajectory_grpo")
+
+    assert [row["update"] for row in run.metrics] == [0, 1, 2]
+    for row in run.metrics:
+        assert 0 <= row["outcome"] == row["reward"] == row["reward/digits"] <= 1
+        assert row["sampler_gap_max"] < 1e-5
+        assert row["optim/grad_norm"] > 0
+        assert row["optim/lr"] == pytest.approx(1e-3)
+        assert row["ratio"] == 1.0
+        assert row["loss"] == pytest.approx(0.0, abs=1)
+        assert {"length", "truncated", "entropy", "zero_signal_groups", "signal_share"} <= set(row)
+    assert run.metrics[0]["first_pass_gap"] == 0.0
+
+    samples = read_jsonl(run.folder / "rollouts.jsonl")
+    assert [row["update"] for row in samples] == [0] * 4 + [1] * 4 + [2] * 4
+    for row in samples:
+        assert len(row["tokens"]) == len(row["reveal_step"]) == 8
+        assert row["reward"] == row["outcome"] == pytest.approx(digits([row["text"]])[0])
+        assert row["prompt_id"] in range(6)
+
+    assert run.summary == json.loads((run.folder / "summary.json").read_text())
+    assert run.summary["name"] == "toy"
+    assert run.summary["outcome"] == "digits"
+    work = run.summary["forwards"]
+    assert 0 < work["rollout"] <= 3 * 6 * 4
+    assert 0 < work["train_backward"] <= work["train_forward"]
+    assert run.summary["versions"]["torch"] == torch.__version__
+    assert set(run.summary["wall_seconds"]) == {"rollout", "train"}
+    assert not same_weights(load_policy(run.folder / "model"), load_policy(checkpoint))
+
+
+def test_evaluation_before_and_after(checkpoint: Path) -> None:
+    held_out = [{"prompt": "11", "answer": 1, "grid": "a"}, {"prompt": "2", "answer": 2, "grid": "b"}] * 3
+    source = recipe(checkpoint, eval={"steps": [2], "every": 1, "cluster": "grid", "limit": 5}, train={"updates": 3})
+    run = train(source, eval_dataset=held_out)
+    evaluations = read_jsonl(run.folder / "evaluations.jsonl")
+    assert [(row["when"], sorted(row["outcomes"])) for row in evaluations] == [
+        ("start", ["2", "4"]),
+        ("update 1", ["4"]),
+        ("update 2", ["4"]),
+        ("end", ["2", "4"]),
+    ]
+    assert all(len(values) == 5 for row in evaluations for values in row["outcomes"].values())
+    summary = run.summary
+    before, after = evaluations[0]["outcomes"]["4"], evaluations[-1]["outcomes"]["4"]
+    assert summary["accuracy_before"]["value"] == pytest.approx(sum(before) / 5)
+    assert summary["accuracy_after"]["value"] == pytest.approx(sum(after) / 5)
+    assert summary["gain"]["value"] == pytest.approx((sum(after) - sum(before)) / 5)
+    assert summary["accuracy_before"]["n"] == 5
+    assert sorted(summary["accuracy_by_steps_after"]) == ["2", "4"]
+    assert summary["forwards"]["eval"] > 0
+    # The same prompts get the same answers whenever the weights are the same: evaluation is greedy.
+    assert before[0] == before[2] == before[4]
+    # The saved weights are the ones that were measured.
+    file = written(held_out, Path("eval.jsonl"))
+    Path("mine.py").write_text("def digits(completions, **_):\n    return [len(c) / 8 for c in completions]\n")
+    named = {**source, "rewards": [{"fn": "mine.py:digits"}], "data": {"eval": {"path": file}, "train": {"path": file}}}
+    again = unmask.evaluate(named, run.folder / "model")
+    assert {steps: found["n"] for steps, found in again.items()} == {2: 5, 4: 5}
+
+
+def test_saved_weights_are_the_trained_ones(checkpoint: Path) -> None:
+    """The accuracy at the end of a run is the accuracy of what it saved."""
+    file = written(ROWS, Path("rows.jsonl"))
+    Path("mine.py").write_text(
+        "def share(completions, **_):\n    return [sum(map(int, c)) / 72 for c in completions]\n"
+    )
+    source = recipe(checkpoint, data={"train": {"path": file}, "eval": {"path": file}}, eval={}, optim={"lr": 0.01})
+    source["rewards"] = [{"fn": "mine.py:share"}]
+    run = unmask.train(source, reporter=Reporter(quiet=True))
+    assert unmask.evaluate(source, run.folder / "model")[4] == run.summary["accuracy_after"]
+    assert unmask.evaluate(source)[4] == run.summary["accuracy_before"]
+    assert run.summary["accuracy_before"] != run.summary["accuracy_after"]
+
+
+def test_a_lora_run_saves_an_adapter_that_plain_peft_loads(checkpoint: Path) -> None:
+    from peft import PeftModel
+
+    method = {"preset": "diffu_grpo", "inner_passes": 2}
+    run = train(recipe(checkpoint, model={"lora": {"r": 4, "alpha": 8}}, method=method, optim={"lr": 0.01}))
+    assert not (run.folder / "model").exists()
+    plain_policy = load_policy(checkpoint)
+    ids = torch.tensor([[1, 2, 3, plain_policy.mask_id, plain_policy.mask_id]])
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+
+    def logits(policy: Policy) -> torch.Tensor:
+        with torch.no_grad():
+            return policy.logits(policy(ids, None, everywhere))
+
+    bare = logits(plain_policy)
+    ours = logits(load_policy(checkpoint, adapter=run.folder / "adapter"))
+    theirs_model = PeftModel.from_pretrained(plain_policy.causal_lm, run.folder / "adapter")
+    with torch.no_grad():
+        theirs = theirs_model(input_ids=ids, is_causal=False, use_cache=False).logits[0].float()
+    torch.testing.assert_close(theirs, ours, rtol=1e-6, atol=1e-6)
+    assert float((ours - bare).abs().max()) > 1e-3
+    # And a run can start from it.
+    more = train(
+        recipe(checkpoint, model={"adapter": str(run.folder / "adapter")}, train={"out": "more", "updates": 1})
+    )
+    assert (more.folder / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_run_of_no_updates_saves_what_it_loaded(checkpoint: Path) -> None:
+    run = train(recipe(checkpoint, train={"updates": 0}))
+    assert same_weights(load_policy(run.folder / "model"), load_policy(checkpoint))
+    assert not (run.folder / "metrics.jsonl").exists()
+
+
+def test_a_second_run_in_a_folder_starts_its_files_anew(checkpoint: Path) -> None:
+    train(recipe(checkpoint))
+    assert len(train(recipe(checkpoint, train={"updates": 1})).metrics) == 1
+
+
+def test_the_tiny_model_needs_no_checkpoint() -> None:
+    run = train(recipe(Path("tiny"), train={"updates": 1}))
+    assert load_policy(run.folder / "model").vocab_size > 90
+
+
+def test_a_reward_that_can_be_learnt_is_learnt(checkpoint: Path) -> None:
+    source = recipe(
+        checkpoint, optim={"lr": 3e-3}, train={"updates": 25, "prompts_per_update": 6}, rollout={"group_size": 8}
+    )
+    source["rollout"]["max_rows"] = 48
+    source["train"]["micro_batch"] = 64
+    rewards = [row["reward"] for row in train(source).metrics]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.15
+
+
+# ---- what rewards receive and may answer
+
+
+def test_conversations_reach_the_reward_as_trl_shows_them(tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "chat", chat=True, max_length=96)
+    calls: list[dict[str, Any]] = []
+
+    def spy(completions: list[Any], **columns: Any) -> list[float]:
+        calls.append({"completions": completions, **columns})
+        return [len(message[0]["content"]) / 8 for message in completions]
+
+    run = train(recipe(tmp_path / "chat"), spy, CONVERSATIONS)
+    assert [call["trainer_state"].global_step for call in calls] == [0, 1]
+    for call in calls:
+        assert all(conversation[0].keys() == {"role", "content"} for conversation in call["completions"])
+        assert all(conversation[0]["role"] == "assistant" for conversation in call["completions"])
+        for prompt, answer in zip(call["prompts"], call["answer"], strict=True):
+            assert prompt[0]["role"] == "user"
+            assert len(prompt[0]["content"]) == answer
+        assert len(call["completion_ids"]) == 6
+        assert call["prompts"][0::2] == call["prompts"][1::2]  # groups of two
+    assert run.metrics[0]["reward/spy"] > 0
+
+
+def test_several_rewards_a_weight_and_an_outcome(checkpoint: Path) -> None:
+    Path("mine.py").write_text(
+        "def short(completions, cap=8, **_):\n    return [1 - len(c) / cap for c in completions]\n"
+    )
+    source = {
+        **recipe(checkpoint),
+        "rewards": [{"fn": "mine.py:short", "weight": 0.5, "kwargs": {"cap": 4}}],
+        "outcome": "digits",
+    }
+    row = train(source).metrics[0]
+    assert row["reward"] == pytest.approx(0.5 * row["reward/short"] + row["reward/digits"])
+    assert row["outcome"] == row["reward/digits"]
+
+
+def test_an_outcome_that_is_only_logged_is_still_measured(checkpoint: Path) -> None:
+    Path("mine.py").write_text("def exact(completions, **_):\n    return [float(len(c) > 0) for c in completions]\n")
+    source = recipe(checkpoint, eval={})
+    source |= {"rewards": [{"fn": "mine.py:exact", "weight": 0.0}], "outcome": "exact"}
+    run = train(source, eval_dataset=ROWS)
+    assert run.summary["accuracy_after"]["n"] == len(ROWS)
+
+
+def test_rows_a_reward_does_not_apply_to_are_dropped_and_counted(checkpoint: Path) -> None:
+    def even_only(completions: list[str], answer: list[int], **_: Any) -> list[float | None]:
+        return [None if a % 2 else digits([c])[0] for c, a in zip(completions, answer, strict=True)]
+
+    run = train(recipe(checkpoint, train={"prompts_per_update": 6}), even_only)
+    for row in run.metrics:
+        assert row["dropped/no reward applies"] == 4  # two prompts of odd length, two rollouts each
+        assert row["reward"] == row["outcome"]
+
+
+def test_crashes_in_grading_are_dropped_and_counted(checkpoint: Path) -> None:
+    def fragile(completions: list[str], **_: Any) -> list[Any]:
+        return [InfrastructureError("sandbox died") if i == 1 else v for i, v in enumerate(digits(completions))]
+
+    row = train(recipe(checkpoint), fragile).metrics[0]
+    assert row["dropped/reward fragile: sandbox died"] == 1
+    assert row["user/fragile/infrastructure_failures"] == 1
+
+
+def test_an_update_without_any_graded_row_is_survived(checkpoint: Path) -> None:
+    def down_at_first(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        if trainer_state.global_step == 0:
+            raise InfrastructureError("judge unreachable")
+        return digits(completions)
+
+    run = train(recipe(checkpoint, train={"updates": 3}), down_at_first)
+    first, second, _ = run.metrics
+    assert first["dropped/reward down_at_first: judge unreachable"] == 6
+    assert not {"loss", "reward", "outcome"} & set(first)
+    assert {"loss", "reward", "outcome"} <= set(second)
+    assert {row["update"] for row in read_jsonl(run.folder / "rollouts.jsonl")} == {1, 2}
+
+
+def test_an_update_without_signal_is_skipped(checkpoint: Path) -> None:
+    run = train(recipe(checkpoint), lambda completions, **_: [1.0] * len(completions))
+    assert all(row["skipped"] == 1 and row["zero_signal_groups"] == 1.0 for row in run.metrics)
+    assert same_weights(load_policy(run.folder / "model"), load_policy(checkpoint))
+
+
+def raises(completions: list[str], answer: list[int], **_: Any) -> list[float]:
+    return [1 / (a - 4) for a in answer]
+
+
+def too_few(completions: list[str], **_: Any) -> list[float]:
+    return [0.0] * (len(completions) - 1)
+
+
+def words(completions: list[str], **_: Any) -> list[Any]:
+    return ["good"] * len(completions)
+
+
+def wants_more(completions: list[str], solution: list[str], **_: Any) -> list[float]:
+    return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (raises, r"reward raises raised ZeroDivisionError on row \d+: division by zero\n.*prompt: +'(6789|5522)'"),
+        (too_few, r"reward too_few returned 11 scores for 12 completions"),
+        (words, r"reward words returned 'good' \(str\) for row 0"),
+    ],
+)
+def test_a_broken_reward_stops_the_run_with_its_name(checkpoint: Path, reward: Any, message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        train(recipe(checkpoint, train={"prompts_per_update": 6}), reward)
+
+
+def test_a_reward_without_its_column_is_refused_before_anything_starts(checkpoint: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.train: reward wants_more needs a column 'solution'"):
+        train(recipe(checkpoint), wants_more)
+    assert not Path("run").exists()
+
+
+# ---- what repeats
+
+
+def test_the_same_seed_gives_the_same_run(checkpoint: Path) -> None:
+    runs = [
+        train(recipe(checkpoint, train={"deterministic": True, "seed": seed, "out": name}, method={"preset": preset}))
+        for seed, name, preset in ((1, "a", "raft"), (1, "b", "raft"), (2, "c", "raft"))
+    ]
+    assert numbers(runs[0]) == numbers(runs[1]) != numbers(runs[2])
+    samples = [(run.folder / "rollouts.jsonl").read_text() for run in runs]
+    assert samples[0] == samples[1] != samples[2]
+    policies = [load_policy(run.folder / "model") for run in runs]
+    assert same_weights(policies[0], policies[1])
+
+
+@pytest.mark.parametrize("preset", ["diffu_grpo", "trajectory_grpo", "raft"])
+def test_memory_settings_change_no_random_stream(checkpoint: Path, preset: str) -> None:
+    runs = []
+    for name, max_rows, micro_batch in (("a", 1, 1), ("b", 4, 3), ("c", 100, 100)):
+        method = {"preset": preset, "inner_passes": 1}
+        source = recipe(checkpoint, train={"micro_batch": micro_batch, "out": name, "log_rollouts": 9}, method=method)
+        source["rollout"]["max_rows"] = max_rows
+        source["model"]["lora"] = {"r": 4, "alpha": 8}
+        runs.append(train(source))
+    first = numbers(runs[0])[0]
+    for run in runs[1:]:
+        assert read_jsonl(run.folder / "rollouts.jsonl") == read_jsonl(runs[0].folder / "rollouts.jsonl")
+        row = numbers(run)[0]
+        assert row.keys() == first.keys()
+        for key in ("loss", "optim/grad_norm", "logprob", "signal_share"):  # same masks, same rollouts
+            if key in row:
+                assert row[key] == pytest.approx(first[key], rel=1e-4, abs=1e-6), key
+
+
+def test_fewer_prompts_than_an_update_uses(checkpoint: Path) -> None:
+    run = train(recipe(checkpoint, train={"prompts_per_update": 5}), rows=ROWS[:2])
+    assert run.metrics[0]["signal_share"] <= 1
+    assert run.summary["forwards"]["rollout"] > 0
+
+
+# ---- warm start, reference
+
+
+def warm(tmp_path: Path, **options: Any) -> dict[str, Any]:
+    return {"data": {"path": written(ROWS, tmp_path / "rows.jsonl")}, "steps": 4, "batch": 4, "lr": 5e-3, **options}
+
+
+@pytest.mark.parametrize(("reference", "moved"), [("start", False), ("moving", False), ("base", True)])
+def test_with_a_warm_start_the_base_is_not_the_start(
+    checkpoint: Path, tmp_path: Path, reference: str, moved: bool
+) -> None:
+    source = recipe(
+        checkpoint,
+        model={"lora": {"r": 4, "alpha": 8}},
+        method={"preset": "diffu_grpo", "inner_passes": 1, "kl": {"reference": reference}},
+        warm_start=warm(tmp_path),
+    )
+    run = train(source)
+    losses = [row["loss"] for row in read_jsonl(run.folder / "warm_start.jsonl")]
+    assert len(losses) == 4
+    assert (run.folder / "warm_start" / "adapter" / "adapter_config.json").is_file()
+    assert (run.metrics[0]["penalty"] > 1e-4) == moved
+    assert (run.metrics[0]["penalty"] == 0.0) != moved
+    assert run.metrics[1]["penalty"] > 0
+    assert "warm_start" in run.summary["wall_seconds"]
+
+
+def test_the_moving_reference_moves_when_it_should(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[tuple[float, int]] = []
+    own = Learner.mix_reference
+
+    def spy(self: Learner, share: float) -> None:
+        shares.append((share, self.work.backward))
+        own(self, share)
+
+    monkeypatch.setattr(Learner, "mix_reference", spy)
+    kl = {"beta": 0.1, "reference": "moving", "mix": 0.25, "every": 2}
+    train(recipe(checkpoint, method={"kl": kl}, train={"updates": 5}))
+    assert [share for share, _ in shares] == [0.25, 0.25]
+    assert len({work for _, work in shares}) == 2
+
+
+def test_sft_alone(checkpoint: Path, tmp_path: Path) -> None:
+    source = recipe(checkpoint, warm_start=warm(tmp_path, steps=30, batch=6))
+    runs = []
+    for name in ("a", "b"):
+        source["train"]["out"] = name
+        runs.append(unmask.sft(source, reporter=Reporter(quiet=True)))
+    losses = [row["loss"] for row in read_jsonl(runs[0].folder / "warm_start.jsonl")]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert same_weights(*(load_policy(run.folder / "model") for run in runs))
+    assert runs[0].summary["forwards"]["rollout"] == 0
+
+
+def test_sft_with_an_evaluation_needs_a_reward_to_measure_by(checkpoint: Path, tmp_path: Path) -> None:
+    file = written(ROWS, tmp_path / "rows.jsonl")
+    source = recipe(checkpoint, warm_start=warm(tmp_path), eval={}, data={"eval": {"path": file}})
+    with pytest.raises(RecipeErrors, match="no reward function is named"):
+        unmask.sft(source, reporter=Reporter(quiet=True))
+    Path("mine.py").write_text("def long(completions, **_):\n    return [len(c) / 8 for c in completions]\n")
+    run = unmask.sft({**source, "rewards": [{"fn": "mine.py:long"}]}, reporter=Reporter(quiet=True))
+    assert run.summary["accuracy_before"]["n"] == run.summary["accuracy_after"]["n"] == 6
+
+
+def test_a_completion_that_does_not_fit_the_canvas_is_refused_by_its_row(checkpoint: Path, tmp_path: Path) -> None:
+    rows = [*ROWS, {"prompt": "1", "completion": "123456789"}]
+    data = {"path": written(rows, tmp_path / "long.jsonl")}
+    with pytest.raises(
+        DataError, match=r"warm_start\.data: 1 of 7 completions.*row 6 has 9 tokens.*8 positions\s+take a larger"
+    ):
+        unmask.sft(recipe(checkpoint, warm_start=warm(tmp_path, data=data)), reporter=Reporter(quiet=True))
+    assert not Path("run").exists()
+
+
+# ---- overrides and settings
+
+
+def test_overrides_act_on_every_form_of_a_recipe(checkpoint: Path) -> None:
+    source = recipe(checkpoint)
+    checked = load_recipe(source, provided=["data.train", "rewards"])
+    for form in (source, checked):
+        run = train(form, overrides=["train.updates=1", "train.out=other"])
+        assert run.folder == Path("other")
+        assert len(run.metrics) == 1
+
+
+def test_the_schedule_counts_optimizer_steps(checkpoint: Path) -> None:
+    method = {"preset": "diffu_grpo", "inner_passes": 2, "kl": {"beta": 0.01, "reference": "start"}}
+    optim = {"lr": 1e-3, "schedule": "linear", "warmup_steps": 2}
+    run = train(recipe(checkpoint, method=method, optim=optim, train={"updates": 3}))
+    rates = [row["optim/lr"] for row in run.metrics]  # means of two passes each
+    assert rates == pytest.approx([0.75e-3, (1 + 2 / 3) / 2 * 1e-3, (1 / 3 + 0) / 2 * 1e-3])
+
+
+# ---- when it cannot go on
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_rollouts(checkpoint: Path) -> None:
+    def absurd(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        size = 1e38 if trainer_state.global_step == 1 else 1.0
+        return [size * value for value in digits(completions)]
+
+    source = recipe(checkpoint, method={"advantage": "group_centered"}, train={"updates": 3})
+    with pytest.raises(
+        TrainingError, match=r"update 1: the (loss|gradient norm) is .*rollouts of this update are in run"
+    ):
+        train(source, absurd)
+    assert len(read_jsonl(Path("run/metrics.jsonl"))) == 1
+    batch = RolloutBatch.load(Path("run/failed"))
+    batch.validate()
+    assert len(batch) == 6
+    logged = [row for row in read_jsonl(Path("run/rollouts.jsonl")) if row["update"] == 1]
+    assert [row["text"] for row in logged] == list(batch.texts[:4])
+
+
+def test_a_step_too_small_to_act_stops_the_run(checkpoint: Path) -> None:
+    with pytest.raises(TrainingError, match="update 0: an update with learning rate 1e-30 .* changed no parameter"):
+        train(recipe(checkpoint, optim={"lr": 1e-30}))
+
+
+def test_a_canvas_that_leaves_no_room(checkpoint: Path) -> None:
+    source = recipe(checkpoint, rollout={"canvas": 40, "steps": 10})
+    with pytest.raises(DataError, match=r"rollout\.canvas 40 leaves no room for a prompt in the model's 40 positions"):
+        train(source)
+
+
+def test_the_command_ends_with_2_and_no_traceback(checkpoint: Path, tmp_path: Path) -> None:
+    file = written(ROWS, tmp_path / "rows.jsonl")
+    (tmp_path / "mine.py").write_text("def short(completions, **_):\n    return [1.0]\n")
+    lines = json.dumps({**recipe(checkpoint), "rewards": [{"fn": "mine.py:short"}], "data": {"train": {"path": file}}})
+    (tmp_path / "recipe.yaml").write_text(lines)
+    result = CliRunner().invoke(app, ["train", "recipe.yaml"])
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)  # nothing else came up
+    assert "error: reward short returned 1 scores for 6 completions" in result.output
+    assert "Traceback" not in result.output
+
+    (tmp_path / "mine.py").write_text("def short(completions, **_):\n    return [len(c) / 8 for c in completions]\n")
+    result = CliRunner().invoke(app, ["train", "recipe.yaml", "optim.lr=1e-30"])
+    assert result.exit_code == 1  # nothing that was typed is wrong
+    assert "error: update 0: an update" in result.output
+
+    result = CliRunner().invoke(app, ["train", "recipe.yaml", "--out", "good"])
+    assert result.exit_code == 0, result.output
+    assert "RL: 2/2" in result.output
+    assert (tmp_path / "good" / "summary.json").is_file()
+
+
+# ---- the run folder
+
+
+def test_what_json_cannot_hold_becomes_null(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "x", "a: 1\n")
+    values = {"a": float("nan"), "b": [float("inf"), torch.tensor(2), True], "c": {1: (None, "w")}}
+    folder.append("metrics.jsonl", [values])
+    assert read_jsonl(tmp_path / "x" / "metrics.jsonl") == [{"a": None, "b": [None, 2, True], "c": {"1": [None, "w"]}}]
+    assert plain(tiny_policy().mask_id) == 12
