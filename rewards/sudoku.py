@@ -279,7 +279,7 @@ def make_puzzles(
     Raises ValueError for a grid that is no solved 4x4 grid, impossible `blanks`, or more puzzles than could be found.
     """
     low, high = blanks
-    if not 1 <= low <= high <= 12:
+    if not 1 <= low <= high <= (12 if unique else 16):
         raise ValueError(f"blanks must be a range within 1 to 12 on a 4x4 grid, got {blanks}")
     ids = {grid: number for number, grid in enumerate(solution_grids())}
     rows: list[dict[str, Any]] = []

@@ -50,7 +50,7 @@ def differentiate(
         per_unit = per_unit + method.kl.beta * KL_ESTIMATORS[method.kl.estimator](new.value, anchor.value)
     loss = reduce_loss(per_unit, new.weight, scale.to(leaf.device))
     if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {float(loss)}")
+        raise TrainingError(f"the loss is {float(loss.detach())}")
     (cotangent,) = torch.autograd.grad(loss, leaf)
     return Derivative(loss.detach(), cotangent, Estimate(new.value.detach(), new.weight), before)
 

@@ -25,6 +25,10 @@ ADVANTAGES = "tests/rl/test_advantages.py"
 OBJECTIVES = "tests/rl/test_objectives.py"
 REDUCE = "tests/rl/test_reduce.py"
 METHOD = "tests/rl/test_method.py"
+STEP = "tests/rl/test_step.py"
+LEARNER = "tests/rl/test_learner.py"
+SFT = "tests/rl/test_sft.py"
+EVALUATE = "tests/rl/test_evaluate.py"
 
 MUTATIONS = (
     # the token law
@@ -308,5 +312,125 @@ MUTATIONS = (
         "sampler.temperature == 0.0",
         "sampler.temperature < 0.0",
         METHOD,
+    ),
+    # one step
+    Mutation("padding counted in denominators", "rl/step.py", "(count * counted).sum()", "count.sum()", STEP),
+    Mutation(
+        "denominators from the signal",
+        "rl/step.py",
+        "(count * counted).sum()",
+        "(count * counted * (batch.advantage != 0)).sum()",
+        STEP,
+    ),
+    Mutation(
+        "signal ignores mask_truncated",
+        "rl/step.py",
+        "signal = counted & (batch",
+        "signal = torch.ones_like(counted) & (batch",
+        STEP,
+    ),
+    Mutation("scale of other rows", "rl/step.py", "count[picked], units", "count[: len(picked)], units", STEP),
+    Mutation(
+        "KL subtracted",
+        "rl/step.py",
+        "per_unit = per_unit + method.kl.beta",
+        "per_unit = per_unit - method.kl.beta",
+        STEP,
+    ),
+    Mutation(
+        "old of the first plan for all",
+        "rl/step.py",
+        "zip(plans, olds, references, strict=True)",
+        "zip(plans, [olds[0]] * len(olds), references, strict=True)",
+        STEP,
+    ),
+    Mutation(
+        "values not refreshed",
+        "rl/step.py",
+        "values = old if number == 0 else learner.score(work.rollouts, plan, law)",
+        "values = old",
+        STEP,
+    ),
+    Mutation(
+        "reference without swap",
+        "rl/step.py",
+        "with learner.reference():\n            references",
+        "if True:\n            references",
+        STEP,
+    ),
+    Mutation("plan key ignores step", "rl/step.py", "PlanKey(seed, step, number)", "PlanKey(seed, 0, number)", STEP),
+    Mutation("one plan for all passes", "rl/step.py", "PlanKey(seed, step, number)", "PlanKey(seed, step, 0)", STEP),
+    Mutation(
+        "zero advantage kept under KL dropped",
+        "rl/step.py",
+        "if method.kl.beta == 0 else torch.ones_like(counted)",
+        "if True else torch.ones_like(counted)",
+        STEP,
+    ),
+    # the learner
+    Mutation(
+        "cotangent of the wrong micro-batch",
+        "rl/learner.py",
+        "slope = cotangent[part, : tokens.shape[1]]",
+        "slope = cotangent[: len(tokens), : tokens.shape[1]]",
+        STEP,
+    ),
+    Mutation("gradient sign", "rl/learner.py", "(scores * slope).sum()", "-(scores * slope).sum()", STEP),
+    Mutation(
+        "width of the first row", "rl/learner.py", "width = int(real.sum(1).max())", "width = int(real.sum(1)[0])", STEP
+    ),
+    Mutation("warm-up from zero", "rl/learner.py", "return (step + 1) / warmup", "return step / warmup", LEARNER),
+    Mutation("cosine starts low", "rl/learner.py", "(1.0 + cos(pi * progress))", "(1.0 - cos(pi * progress))", LEARNER),
+    Mutation("base keeps B", "rl/learner.py", '".lora_B." in', '".lora_Z." in', LEARNER),
+    Mutation(
+        "weights not swapped back",
+        "rl/learner.py",
+        "            for parameter, data in zip(self.parameters, own, strict=True):\n                parameter.data = data",
+        "            pass",
+        LEARNER,
+    ),
+    Mutation(
+        "mix the other way",
+        "rl/learner.py",
+        "torch._foreach_lerp_(self._reference, [p.data for p in self.parameters], share)",
+        "torch._foreach_lerp_(self._reference, [p.data for p in self.parameters], 1 - share)",
+        LEARNER,
+    ),
+    # SFT
+    Mutation("sft weight t", "rl/sft.py", "float(1.0 / t)", "float(t)", SFT),
+    Mutation("sft sign", "rl/sft.py", "cotangent = -plan.weight", "cotangent = plan.weight", SFT),
+    Mutation(
+        "sft mask 1-t", "rl/sft.py", "generator.random(len(places)) < t", "generator.random(len(places)) > t", SFT
+    ),
+    Mutation("sft strata", "rl/sft.py", "(order[index] + u) / size", "(order[index] - u) / size", SFT),
+    Mutation(
+        "sft per masked token",
+        "rl/sft.py",
+        "tokens = learner.total(batch.loss_mask.sum())",
+        "tokens = learner.total(plan.scored.sum())",
+        SFT,
+    ),
+    Mutation(
+        "sft masks the prompt",
+        "rl/sft.py",
+        "places = batch.loss_mask[row].nonzero()",
+        "places = batch.attention_mask[row].nonzero()",
+        SFT,
+    ),
+    # intervals
+    Mutation(
+        "clusters ignored",
+        "rl/evaluate.py",
+        "np.arange(len(values)) if clusters is None else",
+        "np.arange(len(values)) if True else",
+        EVALUATE,
+    ),
+    Mutation("gain reversed", "rl/evaluate.py", "interval(after - before", "interval(before - after", EVALUATE),
+    Mutation(
+        "counts of clusters",
+        "rl/evaluate.py",
+        "counts = np.bincount(labels).astype(float)",
+        "counts = np.ones_like(sums)",
+        EVALUATE,
     ),
 )

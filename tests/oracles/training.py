@@ -24,6 +24,36 @@ SPEC = SamplerSpec(canvas=8, block=4, steps=4, temperature=0.9, forbid=(3,))
 PROMPTS = ((1, 2, 4), (5, 6, 7, 8, 9, 1), (2, 2, 0, 1))
 Weights = list[Tensor]
 
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "mean field, token": {"kind": "mean_field", "prompt_mask_prob": 0.3},
+    "mean field, sequence": {"kind": "mean_field", "unit": "sequence", "law": "sampler"},
+    "every step, token": {"kind": "trajectory"},
+    "every step, raw": {"kind": "trajectory", "law": "raw"},
+    "every step, step": {"kind": "trajectory", "unit": "step"},
+    "every step, sequence": {"kind": "trajectory", "unit": "sequence"},
+    "every step, sum": {"kind": "trajectory", "unit": "sequence", "length_normalized": False},
+    "segments, token": {"kind": "trajectory", "segments": 3},
+    "segments, step": {"kind": "trajectory", "segments": 3, "unit": "step"},
+    "sampled, token": {"kind": "trajectory", "sample_steps": 2},
+    "sampled, step": {"kind": "trajectory", "sample_steps": 2, "unit": "step"},
+    "sampled, sequence": {"kind": "trajectory", "sample_steps": 2, "unit": "sequence"},
+    "order, step": {"kind": "trajectory", "order": True, "unit": "step"},
+    "order, sequence": {"kind": "trajectory", "order": True, "unit": "sequence"},
+    "order, sampled": {"kind": "trajectory", "order": True, "unit": "step", "sample_steps": 2},
+    "elbo": {"kind": "elbo", "draws": 3},
+    "elbo, sum": {"kind": "elbo", "draws": 2, "length_normalized": False, "law": "sampler"},
+}
+CLIPPED = {"kind": "clipped", "epsilon_low": 0.05, "epsilon_high": 0.1}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "clipped": {"objective": CLIPPED},
+    "clipped, k2": {"objective": CLIPPED, "kl": {"beta": 0.3, "estimator": "k2"}},
+    "clipped, k3": {"objective": CLIPPED, "kl": {"beta": 0.3, "estimator": "k3"}},
+    "raft": {"objective": {"kind": "raft"}, "advantage": "verified"},
+}
+REDUCTIONS: dict[str, Any] = {"tokens": "token_mean", "sequences": "sequence_mean", "constant": {"constant": 5.0}}
+# One of each kind, for what need not be tried in every combination.
+FEW = ("mean field, token", "sampled, step", "order, sequence", "elbo")
+
 
 def tiny_policy(seed: int = 0, *, spread: float = 0.2, **options: Any) -> Policy:
     """14 tokens, two of which end a text; matrices wide enough that no distribution is flat."""
@@ -90,8 +120,8 @@ def make_batch(
     return ScoredBatch(rollouts, advantage.clone(), advantage.clone()).with_advantage(advantage)
 
 
-def make_learner(policy: Policy, *, micro_batch: int = 9, total_steps: int = 10, **optim: Any) -> Learner:
-    settings = {"lr": 1e-3, "max_grad_norm": 1e9} | optim
+def make_learner(policy: Any, *, micro_batch: int = 9, total_steps: int = 10, **optim: Any) -> Learner:
+    settings: dict[str, Any] = {"lr": 1e-3, "max_grad_norm": 1e9} | optim
     return Learner(policy, OptimConfig(**settings), total_steps=total_steps, micro_batch=micro_batch)
 
 
@@ -150,3 +180,27 @@ def distance(left: Weights, right: Weights) -> float:
     whole = float(torch.stack([value.norm() for value in right]).norm())
     gaps = [float((a - b).norm()) / max(float(b.norm()), 1e-3 * whole) for a, b in zip(left, right, strict=True)]
     return max(gaps)
+
+
+def method_of(estimator: str, objective: str = "clipped", reduction: str = "tokens", **rest: Any) -> Method:
+    parts = {"estimator": ESTIMATORS[estimator], **OBJECTIVES[objective], "reduction": REDUCTIONS[reduction]}
+    return Method.model_validate({**parts, **rest})
+
+
+def batch_for(policy: Policy, method: Method, spec: SamplerSpec = SPEC) -> ScoredBatch:
+    return make_batch(policy, spec, binary=method.advantage == "verified")
+
+
+def prepared(policy: Policy, method: Method, **options: Any) -> tuple[Learner, Recorder, Weights | None]:
+    """A learner whose optimizer is a recorder and whose reference is a little away from the policy."""
+    size = options.pop("size", 0.02)
+    learner = make_learner(policy, **options)
+    anchor = None
+    if method.kl.beta > 0:
+        own = copies(learner.parameters)
+        move(learner.parameters, 0.03, seed=77)
+        learner.freeze_reference("start")
+        anchor = copies(learner.parameters)
+        for parameter, value in zip(learner.parameters, own, strict=True):
+            parameter.data.copy_(value)
+    return learner, Recorder(learner, size=size), anchor

@@ -311,9 +311,13 @@ def test_weights_come_back_whatever_happens_inside(kind: str, folder: Path) -> N
     learner.freeze_reference("start")
     move(learner.parameters, 0.1, seed=1)
     own, pointers = copies(learner.parameters), [p.data_ptr() for p in learner.parameters]
-    with pytest.raises(ZeroDivisionError), learner.reference():
+
+    def fail() -> None:
         assert not any(torch.equal(a, b) for a, b in zip(own, learner.parameters, strict=True))
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), learner.reference():
+        fail()
     assert [p.data_ptr() for p in learner.parameters] == pointers
     assert all(torch.equal(a, b) for a, b in zip(own, learner.parameters, strict=True))
 

@@ -255,7 +255,7 @@ def test_stratification_lowers_the_variance(small) -> None:
 
 
 def test_a_learner_step_reports_that_loss(small) -> None:
-    policy, batch, logps = small
+    _, batch, logps = small
     plain = TabularPolicy(5, seed=2, scale=1.5, dtype=torch.float32)
     reported = []
     for step in range(10):
