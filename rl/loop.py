@@ -62,6 +62,7 @@ class Session:
     seconds: dict[str, float] = field(default_factory=dict)
     rollout_forwards: int = 0
     eval_forwards: int = 0
+    rows_run: dict[str, int] = field(default_factory=dict)
     version: int = 0
 
     @staticmethod
@@ -113,7 +114,7 @@ class Session:
     def update(self, update: int) -> dict[str, Any]:
         """One batch of rollouts and the optimizer steps on it; returns the row for ``metrics.jsonl``."""
         recipe, metrics = self.setup.recipe, Metrics()
-        start = time.perf_counter()
+        rows, start = dict(self.setup.policy.rows_run), time.perf_counter()
         batch = self.collect(update, metrics)
         collected = time.perf_counter()
         if len(batch):
@@ -131,6 +132,8 @@ class Session:
         else:
             row = metrics.result()
         ended = time.perf_counter()
+        for kind, count in self.setup.policy.rows_run.items():
+            self.rows_run[kind] = self.rows_run.get(kind, 0) + count - rows[kind]
         self.seconds["rollout"] = self.seconds.get("rollout", 0.0) + collected - start
         self.seconds["train"] = self.seconds.get("train", 0.0) + ended - collected
         return {"update": update, **row, "seconds/rollout": collected - start, "seconds/train": ended - collected}
@@ -221,6 +224,7 @@ class Session:
             "train_backward": self.learner.work.backward,
             "eval": self.eval_forwards,
         }
+        result["rows_run"] = dict(self.rows_run)  # what was computed for RL: equal rows share one forward
         return {**result, **provenance()}
 
     @contextmanager

@@ -50,11 +50,14 @@ def make_canvas(
     hint_mask = torch.zeros_like(prompt_mask)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.tensor(list(prompt), dtype=torch.int64)
-        for offset, token in (hints[row] if hints else {}).items():
-            if not 0 <= offset < length:
-                raise ValueError(f"hint at canvas offset {offset}, but the canvas has {length} positions")
-            tokens[row, len(prompt) + offset] = token
-            hint_mask[row, len(prompt) + offset] = True
+        given = hints[row] if hints else {}
+        if not given:
+            continue
+        offsets = torch.tensor(list(given), dtype=torch.int64)
+        if bool(((offsets < 0) | (offsets >= length)).any()):
+            raise ValueError(f"hints at canvas offsets {sorted(given)}, but the canvas has {length} positions")
+        tokens[row, len(prompt) + offsets] = torch.tensor(list(given.values()), dtype=torch.int64)
+        hint_mask[row, len(prompt) + offsets] = True
     return Canvas(tokens, prompt_mask, canvas_mask, hint_mask, start)
 
 

@@ -58,6 +58,7 @@ class Policy(nn.Module):
         max_length: positions the model was made for.
         dtype: the dtype of computation. Trainable parameters are float32 whatever it is.
         quantized: the base weights are 4-bit.
+        rows_run: rows forwarded so far, with and without gradient; what compute is counted in.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Policy(nn.Module):
         self.mask_id, self.eos_ids, self.pad_id, self.forbidden_ids = ids.mask, ids.eos, ids.pad, ids.forbidden
         self.dtype = dtype
         self.quantized = quantized
+        self.rows_run = {"without_gradient": 0, "with_gradient": 0}
         self.vocab_size: int = self.causal_lm.config.vocab_size
         self.max_length: int = self.causal_lm.config.max_position_embeddings
 
@@ -118,6 +120,7 @@ class Policy(nn.Module):
                 f"rows of {input_ids.shape[1]} tokens exceed the model's {self.max_length} positions; shorten the "
                 "prompts or the canvas."
             )
+        self.rows_run["with_gradient" if torch.is_grad_enabled() else "without_gradient"] += len(input_ids)
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None  # no mask to build or read, and attention kernels that take none
         with self._compute():
