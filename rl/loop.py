@@ -1,7 +1,7 @@
 """The driver: prompts, rollouts, rewards, advantages, one training step, again. Synchronous, in one process."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 
 from rewards.contract import TrainerState
 from rl.advantages import advantages
-from rl.config import EvalConfig, Recipe, load_recipe
+from rl.config import Recipe, load_recipe
 from rl.data import DataError, batches
 from rl.evaluate import evaluate_prompts, interval, paired_gain
 from rl.grading import grade_rollouts, reward_metrics
@@ -47,7 +47,7 @@ def train(
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, provided=[name for name, value in given.items() if value is not None])
     setup = set_up(recipe, reward_funcs=reward_funcs, train_dataset=train_dataset, eval_dataset=eval_dataset)
-    with reporter or Reporter() as live:
+    with torch_settings(recipe), reporter or Reporter() as live:
         return Session.open(setup, live).run()
 
 
@@ -68,10 +68,6 @@ class Session:
     @staticmethod
     def open(setup: Setup, live: Reporter) -> "Session":
         recipe = setup.recipe
-        if recipe.train.threads:
-            torch.set_num_threads(recipe.train.threads)
-        if recipe.train.deterministic:
-            torch.use_deterministic_algorithms(True)
         steps = recipe.train.updates * recipe.method.inner_passes
         learner = Learner(setup.policy, recipe.optim, total_steps=steps, micro_batch=recipe.train.micro_batch)
         return Session(setup, learner, RunFolder(recipe.out, recipe.to_yaml()), live)
@@ -181,23 +177,11 @@ class Session:
         recipe, setup = self.setup.recipe, self.setup
         if recipe.eval is None or setup.eval is None:
             return {}
-        spec, prompts = recipe.eval.sampler, setup.eval.prompts[: recipe.eval.limit]
-        counts = sorted({spec.steps, *(recipe.eval.steps if when in ("start", "end") else ())})
-        results: dict[str, np.ndarray] = {}
+        spec = recipe.eval.sampler
+        counts = {spec.steps, *(recipe.eval.steps if when in ("start", "end") else ())}
         with self.timed("eval"):
-            for steps in counts:
-                values, forwards = evaluate_prompts(
-                    setup.policy,
-                    prompts,
-                    setup.rewards,
-                    setup.outcome,
-                    spec.model_copy(update={"steps": steps}),
-                    seed=recipe.train.seed,
-                    batch=recipe.eval.batch,
-                    prefill=setup.prefill,
-                )
-                results[str(steps)] = values
-                self.eval_forwards += forwards
+            results, forwards = outcomes_by_steps(setup, counts)
+        self.eval_forwards += forwards
         main = interval(results[str(spec.steps)], self.clusters(), seed=recipe.train.seed)
         self.live.say(
             f"accuracy ({when}, {setup.outcome}, {spec.steps} steps): {main['value']:.3f}  [{main['low']:.3f}, {main['high']:.3f}]"
@@ -234,10 +218,7 @@ class Session:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def clusters(self) -> list[Any] | None:
-        evaluation = self.setup.recipe.eval
-        if evaluation is None or evaluation.cluster is None or self.setup.eval is None:
-            return None
-        return [prompt.columns[evaluation.cluster] for prompt in self.setup.eval.prompts[: evaluation.limit]]
+        return clusters(self.setup)
 
     def _keep_samples(self, update: int, batch: ScoredBatch) -> None:
         rollouts = batch.rollouts
@@ -293,7 +274,7 @@ def sft(
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, command="sft")
     setup = set_up(recipe)
-    with reporter or Reporter() as live:
+    with torch_settings(recipe), reporter or Reporter() as live:
         session = Session.open(setup, live)
         before = session.evaluate("start")
         session.warm_start()
@@ -313,31 +294,56 @@ def evaluate(
     """
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
-    if recipe.eval is None:
-        recipe = recipe.model_copy(
-            update={"eval": EvalConfig(sampler=recipe.rollout.sampler.model_copy(update={"temperature": 0.0}))}
-        )
     changes = {name: str(value) for name, value in (("path", model), ("adapter", adapter)) if value is not None}
     setup = set_up(recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)}))
-    if setup.eval is None:
-        raise DataError("data.eval: the recipe names no evaluation data")
-    assert recipe.eval is not None
-    prompts, spec = setup.eval.prompts[: recipe.eval.limit], recipe.eval.sampler
-    clusters = None if recipe.eval.cluster is None else [prompt.columns[recipe.eval.cluster] for prompt in prompts]
-    results = {}
-    for steps in sorted({spec.steps, *recipe.eval.steps}):
-        values, _ = evaluate_prompts(
+    if recipe.eval is None or setup.eval is None:
+        raise DataError("data.eval: the recipe names no evaluation data; add data.eval and eval")
+    with torch_settings(recipe):
+        results, _ = outcomes_by_steps(setup, {recipe.eval.sampler.steps, *recipe.eval.steps})
+    return {int(name): interval(values, clusters(setup), seed=recipe.train.seed) for name, values in results.items()}
+
+
+def outcomes_by_steps(setup: Setup, counts: Collection[int]) -> tuple[dict[str, np.ndarray], int]:
+    """Outcome per held-out prompt ``[n]`` at each number of denoising steps, and the forwards used."""
+    evaluation = setup.recipe.eval
+    assert evaluation is not None
+    assert setup.eval is not None
+    results: dict[str, np.ndarray] = {}
+    total = 0
+    for steps in sorted(counts):
+        results[str(steps)], forwards = evaluate_prompts(
             setup.policy,
-            prompts,
+            setup.eval.prompts[: evaluation.limit],
             setup.rewards,
             setup.outcome,
-            spec.model_copy(update={"steps": steps}),
-            seed=recipe.train.seed,
-            batch=recipe.eval.batch,
+            evaluation.sampler.model_copy(update={"steps": steps}),
+            seed=setup.recipe.train.seed,
+            batch=evaluation.batch,
             prefill=setup.prefill,
         )
-        results[steps] = interval(values, clusters, seed=recipe.train.seed)
-    return results
+        total += forwards
+    return results, total
+
+
+def clusters(setup: Setup) -> list[Any] | None:
+    """The label of each held-out prompt by which intervals resample, if the recipe names a column for it."""
+    evaluation = setup.recipe.eval
+    if evaluation is None or evaluation.cluster is None or setup.eval is None:
+        return None
+    return [prompt.columns[evaluation.cluster] for prompt in setup.eval.prompts[: evaluation.limit]]
+
+
+@contextmanager
+def torch_settings(recipe: Recipe) -> Iterator[None]:
+    """The recipe's threads and determinism within the block; what the process had before, after it."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(recipe.train.threads or threads)
+    torch.use_deterministic_algorithms(recipe.train.deterministic or deterministic)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def save_weights(setup: Setup, folder: Path) -> None:

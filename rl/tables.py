@@ -2,7 +2,8 @@
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,11 @@ def _load(split: Split, where: str) -> "Dataset":
     if path.is_file() and path.stat().st_size == 0:
         raise DataError.at(f"{where}.path", f"the data set is empty: {path} holds nothing")
     try:
-        table = _local(path, split, where) if path.exists() else _hub(split)
+        if path.exists():
+            with _no_bars():  # a local file is read at once; what lasts is a download
+                table = _local(path, split, where)
+        else:
+            table = _hub(split)
     except ConnectionError as error:
         what = f"there is no file {split.path}, and the Hub does not answer ({error})"
         remedy = "check the name and the connection, or name a local file with its ending"
@@ -113,6 +118,19 @@ def _refused(error: Exception, split: Split, where: str) -> DataError:
     if "onfig" in reason:
         return DataError.at(f"{where}.name", f"{split.path}: {' '.join(str(error).split())}", None, f"set {where}.name")
     return DataError.at(f"{where}.path", f"{split.path} cannot be read: {reason}")
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    were_off = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
+            enable_progress_bars()
 
 
 def _hub(split: Split) -> "Dataset":
