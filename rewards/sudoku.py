@@ -266,8 +266,8 @@ def make_puzzles(
 ) -> list[dict[str, Any]]:
     """4x4 puzzles: `n_per_grid` different ones for each solved grid, in the order of `grids`.
 
-    unique: keep only puzzles with exactly one solution; otherwise the blank cells are uniform, and about a quarter of the
-    puzzles have several solutions, any of which `solved` accepts.
+    unique: keep only puzzles with exactly one solution; otherwise the blank cells are uniform, and with 8 to 12 blanks
+    about half of the puzzles have several solutions, any of which `solved` accepts.
 
     Rows are `{puzzle, solution, grid_id}`, strings of 16 digits and the grid's place in `solution_grids()`. The number
     of blanks is uniform in `blanks` (both ends included, at most 12: four givens are the fewest that fix a grid), the
@@ -280,7 +280,7 @@ def make_puzzles(
     """
     low, high = blanks
     if not 1 <= low <= high <= (12 if unique else 16):
-        raise ValueError(f"blanks must be a range within 1 to 12 on a 4x4 grid, got {blanks}")
+        raise ValueError(f"blanks must be a range within 1 to {12 if unique else 16} on a 4x4 grid, got {blanks}")
     ids = {grid: number for number, grid in enumerate(solution_grids())}
     rows: list[dict[str, Any]] = []
     for grid in grids:

@@ -26,7 +26,7 @@ TRAIN_PER_GRID, TEST_PER_GRID = 128, 8
 BLANKS = (
     8,
     12,
-)  # about a quarter of these puzzles have several solutions, and cells drawn in parallel must agree on one
+)  # about half of these puzzles have several solutions, and cells drawn in parallel must agree on one
 
 
 def main(seed: int = 0, out: Path | None = None, overrides: Sequence[str] = ()) -> Run:
