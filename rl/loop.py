@@ -140,6 +140,7 @@ class Session:
         assert setup.train is not None
         prompts = batches(setup.train.prompts, recipe.train.prompts_per_update, recipe.train.seed, update)
         longest = max(len(prompt.token_ids) for prompt in setup.train.prompts)
+        self.live.phase("rollouts", len(prompts) * recipe.rollout.group_size, transient=True)
         rollouts = sample_groups(
             setup.policy,
             [prompt.token_ids for prompt in prompts],
@@ -152,6 +153,7 @@ class Session:
             max_rows=recipe.rollout.max_rows,
             deterministic=recipe.train.deterministic,
             pad_to=longest if recipe.train.deterministic else None,
+            on_rows=lambda rows: self.live.advance("rollouts", rows),
         )
         self.rollout_forwards += int(rollouts.forwards.sum())
         batch, grades = grade_rollouts(
@@ -179,8 +181,9 @@ class Session:
             return {}
         spec = recipe.eval.sampler
         counts = {spec.steps, *(recipe.eval.steps if when in ("start", "end") else ())}
+        self.live.phase("evaluation", len(counts) * len(setup.eval.prompts[: recipe.eval.limit]), transient=True)
         with self.timed("eval"):
-            results, forwards = outcomes_by_steps(setup, counts)
+            results, forwards = outcomes_by_steps(setup, counts, lambda rows: self.live.advance("evaluation", rows))
         self.eval_forwards += forwards
         main = interval(results[str(spec.steps)], self.clusters(), seed=recipe.train.seed)
         self.live.say(
@@ -303,7 +306,9 @@ def evaluate(
     return {int(name): interval(values, clusters(setup), seed=recipe.train.seed) for name, values in results.items()}
 
 
-def outcomes_by_steps(setup: Setup, counts: Collection[int]) -> tuple[dict[str, np.ndarray], int]:
+def outcomes_by_steps(
+    setup: Setup, counts: Collection[int], on_rows: Callable[[int], None] | None = None
+) -> tuple[dict[str, np.ndarray], int]:
     """Outcome per held-out prompt ``[n]`` at each number of denoising steps, and the forwards used."""
     evaluation = setup.recipe.eval
     assert evaluation is not None
@@ -320,6 +325,7 @@ def outcomes_by_steps(setup: Setup, counts: Collection[int]) -> tuple[dict[str, 
             seed=setup.recipe.train.seed,
             batch=evaluation.batch,
             prefill=setup.prefill,
+            on_rows=on_rows,
         )
         total += forwards
     return results, total

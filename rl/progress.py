@@ -40,7 +40,8 @@ class Reporter:
         )
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
-        self._spoke = 0.0
+        self._transient: dict[str, bool] = {}
+        self._spoke: dict[str, float] = {}
 
     def __enter__(self) -> "Reporter":
         if self._live:
@@ -57,11 +58,14 @@ class Reporter:
         """A line that stays."""
         self.console.print(text, highlight=False)
 
-    def phase(self, name: str, total: int) -> None:
-        """Begin a phase of ``total`` units."""
+    def phase(self, name: str, total: int, *, transient: bool = False) -> None:
+        """Begin a phase of ``total`` units. A transient one leaves no bar behind, and no line unless it lasts."""
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks[name])
         self._tasks[name] = self._bars.add_task(name, total=total, note="")
         self._started[name] = time.monotonic()
-        self._spoke = 0.0
+        self._transient[name] = transient
+        self._spoke[name] = time.monotonic() if transient else 0.0
 
     def advance(self, name: str, count: int = 1, **numbers: Any) -> None:
         """Count units of a phase; ``numbers`` are shown beside the bar."""
@@ -70,12 +74,14 @@ class Reporter:
             f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in numbers.items()
         )
         self._bars.update(task, advance=count, note=note)
+        state = next(one for one in self._bars.tasks if one.id == task)
+        if state.finished and self._transient[name]:
+            self._bars.remove_task(self._tasks.pop(name))
         if self._live:
             return
-        state = self._bars.tasks[[one.id for one in self._bars.tasks].index(task)]
         now = time.monotonic()
-        if state.finished or now - self._spoke > LINE_SECONDS:
-            self._spoke = now
+        if (state.finished and not self._transient[name]) or now - self._spoke[name] > LINE_SECONDS:
+            self._spoke[name] = now
             elapsed = now - self._started[name]
             left = elapsed / max(1e-9, state.completed) * ((state.total or 0) - state.completed)
             self.console.print(
