@@ -7,6 +7,7 @@ Resumable: a seed that stands in the output file for this commit's settings is n
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,12 +30,14 @@ KEPT = (
 )
 
 
-def run_seed(seed: int) -> dict:
-    """One quickstart in a process of its own; the parts of its summary that are kept, with the date."""
+def run_seed(seed: int, pictures: Path) -> dict:
+    """One quickstart in a process of its own; the parts of its summary that are kept, with the date. Its picture is kept, too."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "unmask", "quickstart", "--seed", str(seed), "--out", folder]
         subprocess.run(command, check=True)
         summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+        pictures.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(folder) / "curve.png", pictures / f"quickstart_seed{seed}.png")
     return {"date": date.today().isoformat(), **{name: summary[name] for name in KEPT}}
 
 
@@ -67,8 +70,7 @@ def main() -> None:
     for seed in arguments.seeds:
         if any(row["seed"] == seed for row in rows):
             continue
-        rows.append(run_seed(seed))
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        rows.append(run_seed(seed, arguments.out.parent))
         arguments.out.write_text(
             "".join(json.dumps(row) + "\n" for row in sorted(rows, key=lambda r: r["seed"])), encoding="utf-8"
         )

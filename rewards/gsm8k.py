@@ -5,8 +5,8 @@ Rows need the column `answer`: GSM8K's own text ("... #### 72"), or the bare num
 d1's reward is the sum `gsm8k.correct` x 2.0 + `gsm8k.format_tags` x 0.5 + `gsm8k.format_soft` x 0.5 +
 `gsm8k.format_strict` x 0.5 + `gsm8k.format_integer` x 0.5 (maximum 4.0). Here each function lies in [0, 1] and the
 published size is the weight in the recipe. Where a published function could not do what it was meant to, ours departs,
-and its docstring says how. The format functions judge the text the model continued as well: where the prompt ends in an
-assistant prefill such as `<reasoning>`, give the same string as the kwarg `prefill`.
+and its docstring says how. The format functions judge the text the model continued as well. In a run the completion
+begins with the recipe's prefill already; the kwarg `prefill` is for texts from elsewhere that lack it.
 """
 
 from __future__ import annotations

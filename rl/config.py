@@ -172,7 +172,7 @@ def _apply_overrides(document: Document, overrides: Sequence[str], problems: lis
             continue
         try:
             value = parse_value(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             problems.append(
                 Problem(COMMAND_LINE, key, f"the value {text!r} is not valid YAML", None, "put the value in quotes")
             )
@@ -217,7 +217,7 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         raw = {"preset": raw}
     if isinstance(raw, dict):
         preset = raw.get("preset")
-        if preset is not None and preset not in method.PRESETS:
+        if preset is not None and (not isinstance(preset, str) or preset not in method.PRESETS):
             near = nearest(str(preset), method.PRESETS)
             remedy = f"presets: {listing(list(method.PRESETS))}"
             problems.append(origin.problem("method.preset", f"there is no preset {preset!r}", near, remedy))

@@ -144,7 +144,7 @@ def _rewards(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:
 def _evaluation(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:
     evaluation = recipe.eval
     if evaluation is None:
-        if recipe.data.eval is not None:
+        if recipe.data.eval is not None or "data.eval" in provided:
             yield Check(
                 ("data.eval", "eval"),
                 "nothing evaluates on it: there is no section eval",

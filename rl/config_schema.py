@@ -130,7 +130,7 @@ class TrainConfig(Section):
     micro_batch: int = Field(
         default=32, ge=1, description="views per forward of the learner; memory only, never a result"
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     deterministic: Flag = Field(default=False, description="fixed composition of every forward, for bitwise repetition")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null leaves them alone")
     out: str | None = Field(default=None, description="run folder; null: runs/<name>")

@@ -59,7 +59,9 @@ def evaluate_prompts(
 
 def _resampled_means(values: np.ndarray, clusters: Sequence[Any] | None, seed: int) -> np.ndarray:
     """Means of ``RESAMPLES`` bootstrap samples; whole clusters are drawn where they are given."""
-    labels = np.arange(len(values)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    seen: dict[str, int] = {}
+    names = range(len(values)) if clusters is None else clusters
+    labels = np.array([seen.setdefault(repr(name), len(seen)) for name in names])
     sums = np.bincount(labels, weights=values)
     counts = np.bincount(labels).astype(float)
     generator = stream(seed, Purpose.BOOTSTRAP)

@@ -38,7 +38,7 @@ class Estimate:
 
 
 class _Estimator(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     unit: Unit
     length_normalized: bool

@@ -43,7 +43,7 @@ def train(
     added to the recipe's rewards. train_dataset, eval_dataset: a ``datasets.Dataset`` or list of rows in place of the recipe's files.
     overrides: ``"optim.lr=1e-4"``. Returns the finished ``Run``; its folder holds everything.
     """
-    given = {"data.train": train_dataset, "data.eval": eval_dataset, "rewards": reward_funcs}
+    given = {"data.train": train_dataset, "data.eval": eval_dataset, "rewards": reward_funcs or None}
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, provided=[name for name, value in given.items() if value is not None])
     setup = set_up(recipe, reward_funcs=reward_funcs, train_dataset=train_dataset, eval_dataset=eval_dataset)
@@ -86,7 +86,12 @@ class Session:
         for update in range(recipe.train.updates):
             row = self.update(update)
             self.folder.append("metrics.jsonl", [row])
-            self.live.advance("RL", outcome=row.get("outcome", 0.0), reward=row.get("reward", 0.0))
+            shown = {
+                name: value
+                for name, value in row.items()
+                if name in ("outcome", "reward") or name.startswith("dropped/")
+            }
+            self.live.advance("RL", **shown)
             every = recipe.eval.every if recipe.eval else 0
             if every and (update + 1) % every == 0 and update + 1 < recipe.train.updates:
                 self.evaluate(f"update {update + 1}")
@@ -167,7 +172,7 @@ class Session:
         )
         lengths = torch.tensor([float(len(ids)) for ids in batch.rollouts.completion_ids(setup.policy.eos_ids)])
         reward_metrics(metrics, batch, grades, lengths)
-        self._keep_samples(update, batch)
+        self._keep_samples(update, batch, grades.extras)
         if not len(batch):
             return batch
         return batch.with_advantage(
@@ -223,7 +228,7 @@ class Session:
     def clusters(self) -> list[Any] | None:
         return clusters(self.setup)
 
-    def _keep_samples(self, update: int, batch: ScoredBatch) -> None:
+    def _keep_samples(self, update: int, batch: ScoredBatch, extras: Mapping[str, list[Any]]) -> None:
         rollouts = batch.rollouts
         rows = [
             {
@@ -235,6 +240,8 @@ class Session:
                 "finish_reason": rollouts.finish_reason[i],
                 "tokens": rollouts.tokens[i][rollouts.canvas_mask[i]].tolist(),
                 "reveal_step": rollouts.reveal_step[i][rollouts.canvas_mask[i]].tolist(),
+                # What rewards logged has a value per graded row; rows may have been dropped since.
+                **{name: values[int(rollouts.rollout_id[i])] for name, values in extras.items()},
             }
             for i in range(min(self.setup.recipe.train.log_rollouts, len(batch)))
         ]

@@ -20,7 +20,7 @@ Objective = Annotated[Clipped | Raft, Field(discriminator="kind")]
 class Kl(BaseModel):
     """Distance to the reference, per unit of the estimator; a penalty (not a KL) where the estimate is a surrogate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     beta: float = Field(default=0.0, ge=0.0, description="weight; 0 builds no reference")
     estimator: Literal["k2", "k3"] = "k3"
@@ -37,7 +37,7 @@ class Kl(BaseModel):
 class Method(BaseModel):
     """What one update does with scored rollouts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     preset: str | None = Field(default=None, description="the composition this one started from")
     estimator: Estimator = Trajectory()

@@ -43,7 +43,7 @@ def k3(new: Tensor, reference: Tensor) -> Tensor:
 
 
 class _Component(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Clipped(_Component):

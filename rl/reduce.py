@@ -10,7 +10,7 @@ from torch import Tensor
 class Constant(BaseModel):
     """Divide by rows * constant: Dr. GRPO's fixed length (arXiv 2503.20783)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     constant: float = Field(gt=0.0, description="the length every row is divided by, usually rollout.canvas")
 

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """One mapping per update, in order."""
-        return read_jsonl(self.folder / "metrics.jsonl")
+        path = self.folder / "metrics.jsonl"
+        return read_jsonl(path) if path.exists() else []
 
 
 class RunFolder:
@@ -35,6 +37,13 @@ class RunFolder:
         (folder / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
         for name in ("metrics.jsonl", "rollouts.jsonl", "warm_start.jsonl", "evaluations.jsonl", "summary.json"):
             (folder / name).unlink(missing_ok=True)
+        for name in (
+            "model",
+            "adapter",
+            "warm_start",
+            "failed",
+        ):  # weights of another run must not stand beside this recipe
+            shutil.rmtree(folder / name, ignore_errors=True)
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:

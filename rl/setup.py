@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from rewards.calls import WITHHELD
 from rewards.contract import Reward, RewardError, load_rewards, missing_columns
+from rewards.load import FIXED_ARGUMENTS
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.data import DataError, Prompt, PromptSet, check_completions, load_split
@@ -80,6 +82,9 @@ def set_up(
     if rewards and outcome not in names:
         raise RewardError(f"outcome: '{outcome}' is none of the rewards {', '.join(names)}")
     policy = load_model(recipe.model, seed=recipe.train.seed)
+    unknown = [token for token in recipe.rollout.forbid if token >= policy.vocab_size]
+    if unknown:
+        raise DataError(f"rollout.forbid: {unknown} are no token ids; the vocabulary has {policy.vocab_size}")
     room = policy.max_length - recipe.rollout.canvas
     if room < 1:
         raise DataError(
@@ -123,7 +128,15 @@ def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str
         if key not in sets:
             continue
         columns = list(sets[key].prompts[0].columns)
+        for name in sorted(set(columns) & (set(FIXED_ARGUMENTS) - WITHHELD)):
+            problems.append(
+                f"{key}: the column {name!r} has the name of an argument that rewards receive; rename it in the data"
+            )
         for reward in rewards:
+            for name in sorted(set(reward.kwargs) & set(columns)):
+                problems.append(
+                    f"{key}: reward {reward.name} has a kwarg {name!r}, which is also a column; rename one of them"
+                )
             for name in missing_columns(reward, columns):
                 near = nearest(name, columns)
                 hint = f"did you mean {near!r}? " if near else ""

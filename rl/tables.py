@@ -1,8 +1,9 @@
 """A data set named in a recipe -> a table of rows, by `datasets`: Hub names, folders, jsonl, json, csv, parquet."""
 
 import csv
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,9 @@ def _local(path: Path, split: Split, where: str) -> "Dataset":
         raise DataError.at(f"{where}.name", what, None, "leave name out")
     if path.suffix not in BUILDERS:
         raise DataError.at(f"{where}.path", f"{path} has no known ending", None, f"known: {listing(list(BUILDERS))}")
+    wrong = _first_row_problem(path) if path.suffix == ".jsonl" else None
+    if wrong:
+        raise DataError.at(f"{where}.path", wrong, None, 'each line must be a mapping, as in {"prompt": "..."}')
     options: dict[str, Any] = {}
     if path.suffix == ".csv":  # as text: type inference would turn the puzzle 0300 into 300
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -166,16 +170,34 @@ def _local(path: Path, split: Split, where: str) -> "Dataset":
         options = {"features": Features({name: Value("string") for name in header}), "keep_default_na": False}
         options["encoding"] = "utf-8-sig"
     table: Any = load_dataset(BUILDERS[path.suffix], data_files=str(path), split=split.split, **options)
-    return _with_numbers(table) if path.suffix == ".csv" else table
+    text = {split.columns.get(name, name) for name in ("prompt", "completion")}
+    return _with_numbers(table, text) if path.suffix == ".csv" else table
 
 
-def _with_numbers(table: "Dataset") -> "Dataset":
-    """Columns of a csv that are numbers, and survive the way there and back, as numbers; empty cells there as None."""
+def _first_row_problem(path: Path) -> str | None:
+    """What is wrong with the first line of a jsonl, if it is JSON but no row; the reader of `datasets` crashes on some of these."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        line = next((line for line in file if line.strip()), "{}")
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None  # the reader says this well itself
+    return None if isinstance(row, dict) else f"the first line of {path} is {line.strip()[:40]!r}, not a row in braces"
+
+
+def _with_numbers(table: "Dataset", text: Collection[str]) -> "Dataset":
+    """Columns of a csv that are numbers, and survive the way there and back, as numbers; empty cells there as None.
+
+    The columns of `text` stay as they are written.
+    """
     from datasets import Dataset
 
     columns: dict[str, list[Any]] = {}
     for name in table.column_names:
         texts: list[str] = list(table[name])
+        if name in text:
+            columns[name] = texts
+            continue
         filled = [text for text in texts if text]
         convert = int if filled and all(_INTEGER.fullmatch(text) for text in filled) else None
         if convert is None and filled and all(_is_plain_float(text) for text in filled):

@@ -1,7 +1,7 @@
 """What a sampler does, as one frozen, hashed value that travels with every rollout it made."""
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,7 +15,7 @@ class SamplerSpec(BaseModel):
     The canvas is cut into ``canvas / block`` blocks, denoised from left to right in ``steps * block / canvas`` steps each.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     canvas: int = Field(default=256, ge=1, description="number of positions that are generated")
     block: int = Field(default=32, ge=1, description="positions denoised together; must divide canvas")
@@ -31,7 +31,9 @@ class SamplerSpec(BaseModel):
         default="first", description="where text ends and units count: up to the first EOS, or everywhere"
     )
     early_stop: bool = Field(default=True, description="a row leaves the batch when a finished block holds EOS")
-    forbid: tuple[int, ...] = Field(default=(), description="token ids never sampled, besides the family's own")
+    forbid: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(), description="token ids never sampled, besides the family's own"
+    )
 
     @property
     def blocks(self) -> int:

@@ -421,8 +421,8 @@ MUTATIONS = (
     Mutation(
         "clusters ignored",
         "rl/evaluate.py",
-        "np.arange(len(values)) if clusters is None else",
-        "np.arange(len(values)) if True else",
+        "range(len(values)) if clusters is None else",
+        "range(len(values)) if True else",
         EVALUATE,
     ),
     Mutation("gain reversed", "rl/evaluate.py", "interval(after - before", "interval(before - after", EVALUATE),

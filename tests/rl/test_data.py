@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rl.config_schema import PromptConfig, Split
 from rl.data import DataError, PromptSet, batches, load_split
+from rl.tables import read_table
 from rollouts.streams import Purpose
 from rollouts.tiny import MASK, character_tokenizer
 
@@ -323,3 +324,20 @@ def test_real_gsm8k_rows():
     assert len(loaded) + sum(loaded.dropped.values()) == 50
     assert all("####" in prompt.columns["answer"] for prompt in loaded.prompts)
     assert all(len(prompt.token_ids) <= 300 for prompt in loaded.prompts)
+
+
+def test_numbers_in_the_text_columns_of_a_csv_stay_text(tmp_path: Path) -> None:
+    file = tmp_path / "sums.csv"
+    file.write_text("question,completion,answer\n12,3,4\n13,4,5\n")
+    table = read_table(Split(path=str(file), columns={"prompt": "question"}), "data.train")
+    assert list(table["prompt"]) == ["12", "13"]
+    assert list(table["completion"]) == ["3", "4"]
+    assert list(table["answer"]) == [4, 5]
+
+
+@pytest.mark.parametrize("line", ["null", "[1, 2]", "3"])
+def test_a_jsonl_whose_first_line_is_no_row(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "odd.jsonl"
+    file.write_text(f'{line}\n{{"prompt": "ab"}}\n')
+    with pytest.raises(DataError, match="not a row in braces"):
+        read_table(Split(path=str(file)), "data.train")

@@ -178,3 +178,9 @@ def test_intervals_repeat() -> None:
     values = np.random.default_rng(3).normal(size=30)
     assert interval(values, seed=4) == interval(values, seed=4)
     assert interval(values, seed=4) != interval(values, seed=5)
+
+
+def test_labels_of_clusters_may_be_anything() -> None:
+    values = np.array([0.0, 1.0, 1.0, 0.0])
+    odd = interval(values, [None, "a", ["a"], None])
+    assert odd == interval(values, [0, 1, 2, 0])

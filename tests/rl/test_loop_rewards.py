@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from rewards.contract import InfrastructureError, RewardError
 from rl.cli import app
+from rl.config import RecipeErrors
 from rl.data import DataError
 from rl.learner import TrainingError
 from rl.run import read_jsonl
@@ -207,3 +208,44 @@ def test_the_command_ends_with_2_and_no_traceback(checkpoint: Path, tmp_path: Pa
     assert result.exit_code == 0, result.output
     assert "RL: 2/2" in result.output
     assert (tmp_path / "good" / "summary.json").is_file()
+
+
+def test_what_a_reward_logs_stands_beside_its_rollout(checkpoint: Path) -> None:
+    def logs(completions, log_extra, **kwargs):
+        log_extra("seen", [len(text) for text in completions])
+        return [None if i == 0 else float(i) for i in range(len(completions))]
+
+    run = train(recipe(checkpoint, train={"log_rollouts": 3}), rewards=logs)
+    rows = read_jsonl(run.folder / "rollouts.jsonl")
+    assert rows
+    for row in rows:
+        assert row["seen"] == len(row["text"])
+
+
+@pytest.mark.parametrize("row", [{"trainer_state": 1}, {"limit": 2}])
+def test_columns_that_clash_are_found_before_anything_starts(checkpoint: Path, row: dict, tmp_path: Path) -> None:
+    file = tmp_path / "my_rewards.py"
+    file.write_text("def brief(completions, limit=3, **kwargs):\n    return [1.0 for _ in completions]\n")
+    rows = [{**one, **row} for one in ROWS]
+    source = {**recipe(checkpoint), "rewards": [{"fn": f"{file}:brief", "kwargs": {"limit": 1}}]}
+    with pytest.raises(DataError, match="rename"):
+        train(source, rewards=None, rows=rows)
+    assert not Path("run").exists()
+
+
+def test_weights_of_another_run_do_not_stay(checkpoint: Path) -> None:
+    train(recipe(checkpoint))
+    assert Path("run/model").is_dir()
+    train(recipe(checkpoint, model={"lora": {"r": 2}}))
+    assert Path("run/adapter").is_dir()
+    assert not Path("run/model").exists()
+
+
+def test_a_forbidden_id_outside_the_vocabulary(checkpoint: Path) -> None:
+    with pytest.raises(DataError, match=r"rollout\.forbid"):
+        train(recipe(checkpoint, rollout={"forbid": [99999]}))
+
+
+def test_evaluation_data_without_a_section_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(RecipeErrors, match="eval"):
+        train(recipe(checkpoint), eval_dataset=ROWS)

@@ -103,7 +103,7 @@ def test_canvas_layout() -> None:
     assert canvas.start.tolist() == [2, 1]
     with pytest.raises(ValueError, match="pad_to 1"):
         make_canvas([(7, 8)], 3, mask_id=MASK, pad_id=EOS, pad_to=1)
-    with pytest.raises(ValueError, match="offset 3"):
+    with pytest.raises(ValueError, match="offsets"):
         make_canvas([(7, 8)], 3, mask_id=MASK, pad_id=EOS, hints=[{3: 0}])
 
 
