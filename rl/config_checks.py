@@ -8,6 +8,7 @@ from pathlib import Path
 from rewards.load import RewardError, load_rewards
 from rl.config_errors import listing, nearest
 from rl.config_schema import Recipe, Split
+from rl.track import missing
 from rollouts.spec import SamplerSpec
 
 _BLOCKS = ("rollout.canvas", "rollout.block", "rollout.steps")
@@ -46,14 +47,42 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
         involved = tuple(re.findall(r"rollout\.\w+", message))
         if not told.intersection(involved):
             yield _split(f"method.{key}", message, involved)
-    if recipe.method.kl.reference == "base" and recipe.method.kl.beta > 0 and recipe.model.lora is None:
+    yield from _choosing(recipe)
+    absent = missing(recipe.track.sinks)
+    if absent:
+        what = f"{listing(absent)}: not installed here"
+        yield Check(("track.sinks",), what, "pip install 'unmask[track]', or leave it out")
+    has_adapter = recipe.model.lora is not None or recipe.model.adapter is not None
+    if recipe.method.kl.reference == "base" and recipe.method.kl.beta > 0 and not has_adapter:
         yield Check(
             ("method.kl.reference", "model.lora"),
-            "base is the model without its adapter, and model.lora is null",
+            "base is the model without its adapter, and there is neither model.lora nor model.adapter",
             "use reference: start, or train with model.lora",
         )
     if recipe.data.train is None and "data.train" not in provided:
         yield Check(("data.train",), "is required: the prompts to train on", "add data: {train: {path: ...}}")
+
+
+def _choosing(recipe: Recipe) -> Iterator[Check]:
+    """What chooses a checkpoint or an end looks at data.validation, never at the reported data.eval."""
+    wanted = [("save.best_by", recipe.save.best_by), ("stop.plateau", recipe.stop.plateau)]
+    for key, value in wanted:
+        if value is None:
+            continue
+        if recipe.data.validation is None:
+            yield Check(
+                (key, "data.validation"),
+                "needs prompts to choose by; data.eval is only reported, or its accuracy would be that of the luckiest moment",
+                "add data.validation: {path: ...}, with other rows than data.eval",
+            )
+        if recipe.eval is None or recipe.eval.every == 0:
+            yield Check((key, "eval"), "nothing is measured during the run", "set eval: {every: ...}")
+    if recipe.data.validation is not None and all(value is None for _, value in wanted):
+        yield Check(
+            ("data.validation",), "nothing looks at it", "set save.best_by or stop.plateau, or drop data.validation"
+        )
+    if recipe.data.validation is not None and recipe.data.validation == recipe.data.eval:
+        yield Check(("data.validation",), "is the same split as data.eval, which is reported", "use other rows")
 
 
 def _split(key: str, message: str, also: tuple[str, ...] = ()) -> Check:
@@ -85,6 +114,7 @@ def _model(recipe: Recipe) -> Iterator[Check]:
 
 def _files(recipe: Recipe) -> Iterator[Check]:
     splits: list[tuple[str, Split | None]] = [("data.train", recipe.data.train), ("data.eval", recipe.data.eval)]
+    splits.append(("data.validation", recipe.data.validation))
     splits.append(("warm_start.data", recipe.warm_start.data if recipe.warm_start else None))
     named = [(f"{key}.path", split.path) for key, split in splits if split is not None]
     named += [("model.path", recipe.model.path), ("model.adapter", recipe.model.adapter or "")]
@@ -134,11 +164,10 @@ def _rewards(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:
         for key, message in error.problems:
             yield Check((re.sub(r"\[(\d+)\]", r".\1", key), "rewards"), message)
         return
-    if recipe.outcome is not None and recipe.outcome not in names and "rewards" not in provided:
-        near = nearest(recipe.outcome, names)
-        yield Check(
-            ("outcome", "rewards"), f"there is no reward {recipe.outcome!r}", f"rewards: {listing(names)}", near
-        )
+    for key, name in (("outcome", recipe.outcome), ("save.best_by", recipe.save.best_by)):
+        if name is not None and name not in names and "rewards" not in provided:
+            near = nearest(name, names)
+            yield Check((key, "rewards"), f"there is no reward {name!r}", f"rewards: {listing(names)}", near)
 
 
 def _evaluation(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:

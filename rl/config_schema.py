@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rl.config_yaml import to_yaml
+from rl.health_config import HealthConfig
 from rl.method import Method
+from rl.track_config import TrackConfig
 from rollouts.spec import SamplerSpec
 
 _WORDS = {"on": True, "yes": True, "off": False, "no": False}
@@ -81,8 +83,11 @@ class PromptConfig(Section):
 
 
 class DataConfig(Section):
+    """Prompts to train on, held-out ones to report on, and others to choose by (best checkpoint, plateau)."""
+
     train: Split | None = None
-    eval: Split | None = None
+    eval: Split | None = Field(default=None, description="reported, and never used to choose anything")
+    validation: Split | None = Field(default=None, description="what save.best_by and stop.plateau look at")
     prompt: PromptConfig = PromptConfig()
 
 
@@ -137,6 +142,27 @@ class TrainConfig(Section):
     log_rollouts: int = Field(default=4, ge=0, description="sampled rollouts written per update")
 
 
+class SaveConfig(Section):
+    """Checkpoints to resume from. One is always written at the end, on Ctrl-C and on SIGTERM."""
+
+    every: int = Field(default=50, ge=0, description="updates between checkpoints; 0: only at the end and on Ctrl-C")
+    sft_every: int = Field(default=0, ge=0, description="the same in steps of the warm start; 0: only at its end")
+    keep: int = Field(default=2, ge=1, description="newest checkpoints kept, besides the best")
+    best_by: str | None = Field(
+        default=None, description="reward whose mean on data.validation chooses the checkpoint kept as best"
+    )
+
+
+class StopConfig(Section):
+    """When a run ends before train.updates; the learning-rate schedule is laid out for train.updates all the same."""
+
+    updates: int | None = Field(default=None, ge=1, description="after so many updates")
+    hours: Positive | None = Field(default=None, description="after so many hours of work, all resumed parts together")
+    plateau: int | None = Field(
+        default=None, ge=1, description="after so many evaluations in a row without a new best on data.validation"
+    )
+
+
 class WarmStartConfig(Section):
     """Masked supervised fine-tuning before RL, counted in optimizer steps."""
 
@@ -157,7 +183,13 @@ class EvalConfig(Section):
     """Accuracy on data.eval. A recipe's `sampler` holds only what differs from `rollout`; temperature defaults to 0."""
 
     every: int = Field(default=0, ge=0, description="updates between evaluations; 0: at start and end only")
+    at_start: Flag = Field(default=True, description="also before the first update, which a gain is measured from")
     limit: int | None = Field(default=None, ge=1, description="only the first prompts of data.eval")
+    n: int = Field(
+        default=0,
+        ge=0,
+        description="completions per prompt for pass@k at start and end, drawn with rollout.temperature; 0: none",
+    )
     batch: int = Field(default=128, ge=1, description="rows denoised together")
     sampler: SamplerSpec = SamplerSpec(temperature=0.0)
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -182,6 +214,10 @@ class Recipe(Section):
     train: TrainConfig = TrainConfig()
     warm_start: WarmStartConfig | None = None
     eval: EvalConfig | None = None
+    save: SaveConfig = SaveConfig()
+    stop: StopConfig = StopConfig()
+    health: HealthConfig = HealthConfig()
+    track: TrackConfig = TrackConfig()
 
     @property
     def out(self) -> Path:

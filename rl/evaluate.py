@@ -1,21 +1,33 @@
 """Accuracy on held-out prompts, with intervals. Evaluation has its own random streams and never touches those of training."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from rewards.contract import Reward, TrainerState
 from rl.grading import grade_rollouts
-from rollouts.engine import generate
+from rl.scored import ScoredBatch
+from rl.setup import Setup
 from rollouts.spec import SamplerSpec
+from rollouts.strategy import sample_groups
 from rollouts.streams import Purpose, stream
 
 RESAMPLES = 10_000
 
 
-def evaluate_prompts(
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Graded completions of held-out prompts. outcome f64 ``[n, samples]``, NaN where not applicable or not gradable; forwards: rows."""
+
+    outcome: np.ndarray
+    forwards: int
+    batch: ScoredBatch
+
+
+def answer_prompts(
     policy: Any,
     prompts: Sequence[Any],
     rewards: Sequence[Reward],
@@ -25,18 +37,18 @@ def evaluate_prompts(
     seed: int,
     batch: int,
     prefill: str = "",
+    samples: int = 1,
     on_rows: Callable[[int], None] | None = None,
-) -> tuple[np.ndarray, int]:
-    """One completion per prompt. Returns the outcome of each prompt, float64 ``[n]`` (NaN: not applicable or not gradable), and the
-    forwards used (rows)."""
-    rollouts = generate(
+) -> Answers:
+    """``samples`` completions of each prompt, graded by the reward named ``outcome`` alone."""
+    rollouts = sample_groups(
         policy,
         [prompt.token_ids for prompt in prompts],
         spec,
-        seed=seed,
-        step=0,
-        group_ids=range(len(prompts)),
+        group_size=samples,
         prompt_ids=range(len(prompts)),
+        seed=seed,
+        step=samples - 1,  # streams of their own for every number of samples
         purpose=Purpose.EVAL,
         max_rows=batch,
         on_rows=on_rows,
@@ -52,9 +64,69 @@ def evaluate_prompts(
         prefill=prefill,
         state=TrainerState(),
     )
-    values = np.full(len(prompts), np.nan)
-    values[scored.rollouts.prompt_id.numpy()] = scored.outcome.numpy()
-    return values, int(rollouts.forwards.sum())
+    values = np.full(len(prompts) * samples, np.nan)
+    values[scored.rollouts.rollout_id.numpy()] = scored.outcome.numpy()
+    return Answers(values.reshape(len(prompts), samples), int(rollouts.forwards.sum()), scored)
+
+
+def evaluate_prompts(policy: Any, prompts: Sequence[Any], *args: Any, **options: Any) -> tuple[np.ndarray, int]:
+    """One completion per prompt: the outcome of each, float64 ``[n]``, and the forwards used. Arguments of `answer_prompts`."""
+    answers = answer_prompts(policy, prompts, *args, **options)
+    return answers.outcome[:, 0], answers.forwards
+
+
+def outcomes_by_steps(
+    setup: Setup, counts: Collection[int], on_rows: Callable[[int], None] | None = None
+) -> tuple[dict[str, np.ndarray], int, ScoredBatch]:
+    """Outcome per held-out prompt ``[n]`` at each number of denoising steps, the forwards used, and the answers at the main count."""
+    evaluation = setup.recipe.eval
+    assert evaluation is not None
+    assert setup.eval is not None
+    found = {
+        str(steps): answer_prompts(
+            setup.policy,
+            setup.eval.prompts[: evaluation.limit],
+            setup.rewards,
+            setup.outcome,
+            evaluation.sampler.model_copy(update={"steps": steps}),
+            seed=setup.recipe.train.seed,
+            batch=evaluation.batch,
+            prefill=setup.prefill,
+            on_rows=on_rows,
+        )
+        for steps in sorted({*counts, evaluation.sampler.steps})
+    }
+    values = {name: answers.outcome[:, 0] for name, answers in found.items()}
+    main = found[str(evaluation.sampler.steps)].batch
+    return values, sum(answers.forwards for answers in found.values()), main
+
+
+def pass_at_k(correct: np.ndarray) -> dict[str, np.ndarray]:
+    """Per prompt, the unbiased estimate of the chance that one of k samples is right: k -> ``[prompts]``, k = 1, 2, 4, .. and n.
+
+    1 - C(n - c, k) / C(n, k) for c right among n (Codex, arXiv 2107.03374, eq. 1), of samples that could be graded. correct
+    ``[prompts, n]``: 1 right, less not; NaN not graded. NaN where fewer than k samples were graded.
+    """
+    n = correct.shape[1]
+    graded = (~np.isnan(correct)).sum(1)
+    right = (correct >= 1.0).sum(1)
+    sizes = sorted({2**power for power in range(n.bit_length()) if 2**power <= n} | {n})
+
+    def one(total: int, good: int, k: int) -> float:
+        return float("nan") if total < k else 1.0 - math.comb(total - good, k) / math.comb(total, k)
+
+    return {
+        str(k): np.array([one(int(t), int(c), k) for t, c in zip(graded, right, strict=True)], dtype=float)
+        for k in sizes
+    }
+
+
+def clusters(setup: Setup) -> list[Any] | None:
+    """The label of each held-out prompt by which intervals resample, if the recipe names a column for it."""
+    evaluation = setup.recipe.eval
+    if evaluation is None or evaluation.cluster is None or setup.eval is None:
+        return None
+    return [prompt.columns[evaluation.cluster] for prompt in setup.eval.prompts[: evaluation.limit]]
 
 
 def _resampled_means(values: np.ndarray, clusters: Sequence[Any] | None, seed: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def grade_rollouts(
     return batch, grades
 
 
-def reward_metrics(metrics: Metrics, batch: ScoredBatch, grades: Grades, completion_lengths: Tensor) -> None:
+def reward_metrics(metrics: Metrics, batch: ScoredBatch, grades: Grades, eos_ids: Sequence[int]) -> None:
     """Outcome, rewards and what tells a healthy batch from a dead one."""
     metrics.add({"outcome": nan_mean(batch.outcome), "reward": nan_mean(batch.reward)})
     for name, values in batch.components.items():
@@ -76,14 +76,20 @@ def reward_metrics(metrics: Metrics, batch: ScoredBatch, grades: Grades, complet
         seen = values[~torch.isnan(values)]
         if len(seen):
             metrics.set(f"reward/{name}/std", float(seen.std(correction=0)))
-    for name, seconds in grades.seconds.items():
-        metrics.set(f"seconds/reward/{name}", seconds)
     for name, value in grades.metrics.items():
         metrics.set(f"user/{name}", value)
     group = batch.rollouts.group_id
     flat = [bool((batch.reward[group == g] == batch.reward[group == g][0]).all()) for g in group.unique()]
     metrics.add({"zero_signal_groups": (sum(flat), len(flat))})
-    metrics.add({"length": (completion_lengths.sum(), len(completion_lengths))})
+    completions = [tuple(ids) for ids in batch.rollouts.completion_ids(eos_ids)]
+    by_group: dict[int, list[tuple[int, ...]]] = {}
+    for one, ids in zip(group.tolist(), completions, strict=True):
+        by_group.setdefault(one, []).append(ids)
+    distinct = [len(set(members)) / len(members) for members in by_group.values()]
+    metrics.add({"group_diversity": (sum(distinct), len(distinct))})
+    metrics.add({"length": (sum(map(len, completions)), len(completions))})
+    ended = [bool(ids) and ids[-1] in eos_ids for ids in completions]
+    metrics.add({"eos": (sum(ended), len(ended))})
     metrics.mean("truncated", batch.rollouts.truncated)
     metrics.mean("entropy", batch.rollouts.entropy, batch.rollouts.drawn_mask)
     for reason, count in batch.dropped.items():

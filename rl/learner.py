@@ -148,9 +148,8 @@ class Learner:
         """Keep a float32 copy of the trainable weights as the reference; ``base`` with LoRA: the model without its adapter."""
         self._reference = [p.detach().clone() for p in self.parameters]
         if kind == "base":
-            by_id = {id(p): name for name, p in self.policy.named_parameters()}
-            for parameter, copy in zip(self.parameters, self._reference, strict=True):
-                if ".lora_B." in by_id[id(parameter)]:
+            for name, copy in zip(self._names(), self._reference, strict=True):
+                if ".lora_B." in name:
                     copy.zero_()  # the product B A is then zero: exactly the base model
 
     @contextmanager
@@ -167,12 +166,74 @@ class Learner:
             for parameter, data in zip(self.parameters, own, strict=True):
                 parameter.data = data
 
+    @contextmanager
+    def weights(self, named: dict[str, Tensor]) -> Iterator[None]:
+        """Within the block the policy has these trainable weights (of a checkpoint)."""
+        kept, self._reference = self._reference, [named[name].to(self.policy.device) for name in self._names()]
+        try:
+            with self.reference():
+                yield
+        finally:
+            self._reference = kept
+
     @torch.no_grad()
     def mix_reference(self, share: float) -> None:
         """reference += share * (policy - reference), in float32."""
         if self._reference is None:
             raise TrainingError("no reference was frozen")
         torch._foreach_lerp_(self._reference, [p.data for p in self.parameters], share)
+
+    # -- what a checkpoint holds ----------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Everything that training has changed: tensors by group and parameter name, and the rest as plain JSON."""
+        moments = self.optimizer.state_dict()["state"]
+        names = self._names()
+        tensors = {
+            "weights": dict(zip(names, self.parameters, strict=True)),
+            "optimizer": {
+                f"{key}/{name}": torch.as_tensor(value)
+                for index, name in enumerate(names)
+                for key, value in moments.get(index, {}).items()
+            },
+            "reference": dict(zip(names, self._reference or [], strict=False)),
+        }
+        schedule = {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"}
+        rest = {"schedule": schedule, "forward": self.work.forward, "backward": self.work.backward}
+        return {group: named for group, named in tensors.items() if named}, rest
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, dict[str, Tensor]], rest: dict[str, Any]) -> None:
+        """Take back what `state` gave. Raises ``TrainingError`` where the names or shapes are another model's."""
+        names = self._names()
+        weights = tensors["weights"]
+        wrong = sorted(set(names) ^ set(weights)) or [
+            name for name, p in zip(names, self.parameters, strict=True) if weights[name].shape != p.shape
+        ]
+        if wrong:
+            raise TrainingError(
+                f"the checkpoint holds other trainable weights than this recipe: {', '.join(wrong[:4])}; "
+                "resume with the recipe that the run was started with (recipe.yaml in its folder)"
+            )
+        for name, parameter in zip(names, self.parameters, strict=True):
+            parameter.copy_(weights[name])
+        index = {name: number for number, name in enumerate(names)}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.get("optimizer", {}).items():
+            moment, _, name = key.partition("/")
+            moments.setdefault(index[name], {})[moment] = value
+        # The schedule, loaded after it, owns the learning rate.
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.schedule.load_state_dict({**rest["schedule"], "lr_lambdas": [None]})  # ours come from the recipe
+        for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = lr
+        frozen = tensors.get("reference")
+        self._reference = [frozen[name].to(self.policy.device) for name in names] if frozen else None
+        self.work = Work(rest["forward"], rest["backward"])
+
+    def _names(self) -> list[str]:
+        by_id = {id(p): name for name, p in self.policy.named_parameters()}
+        return [by_id[id(p)] for p in self.parameters]
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

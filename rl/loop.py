@@ -1,31 +1,23 @@
-"""The driver: prompts, rollouts, rewards, advantages, one training step, again. Synchronous, in one process."""
+"""The driver: warm start, evaluation, updates, evaluation. Synchronous, in one process. And the public calls that start it."""
 
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from rewards.contract import TrainerState
-from rl.advantages import advantages
 from rl.config import Recipe, load_recipe
-from rl.data import DataError, batches
-from rl.evaluate import evaluate_prompts, interval, paired_gain
-from rl.grading import grade_rollouts, reward_metrics
-from rl.learner import Learner, TrainingError
-from rl.metrics import Metrics
+from rl.data import DataError
+from rl.evaluate import clusters, interval, outcomes_by_steps
+from rl.interrupt import Interrupt, RunInterrupted
 from rl.progress import Reporter
-from rl.run import Run, RunFolder, provenance
-from rl.scored import ScoredBatch
-from rl.setup import Setup, set_up, sft_rows
-from rl.sft import sft_loop
-from rl.step import train_step
-from rollouts.checkpoints import save_adapter, save_policy
-from rollouts.strategy import sample_groups
+from rl.resume import open_run
+from rl.run import Run
+from rl.session import Session
+from rl.setup import Setup, set_up
+from rl.warm_start import warm_up
 
 
 def train(
@@ -35,260 +27,119 @@ def train(
     eval_dataset: Any = None,
     *,
     overrides: Sequence[str] = (),
+    resume: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
     """Train a diffusion LM by reinforcement learning.
 
     recipe: path of a YAML file, name of a shipped recipe, the same as a mapping, or a checked ``Recipe``. reward_funcs: functions
     added to the recipe's rewards. train_dataset, eval_dataset: a ``datasets.Dataset`` or list of rows in place of the recipe's files.
-    overrides: ``"optim.lr=1e-4"``. Returns the finished ``Run``; its folder holds everything.
+    overrides: ``"optim.lr=1e-4"``. resume: ``"auto"`` continues the run in the recipe's folder where there is one; a run folder or a
+    checkpoint continues that. Returns the finished ``Run``; its folder holds everything.
+
+    Raises ``RunInterrupted`` (a ``KeyboardInterrupt``) after Ctrl-C, when the checkpoint is written.
     """
     given = {"data.train": train_dataset, "data.eval": eval_dataset, "rewards": reward_funcs or None}
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, provided=[name for name, value in given.items() if value is not None])
-    setup = set_up(recipe, reward_funcs=reward_funcs, train_dataset=train_dataset, eval_dataset=eval_dataset)
-    with torch_settings(recipe), reporter or Reporter() as live:
-        return Session.open(setup, live).run()
-
-
-@dataclass
-class Session:
-    """A run in progress: what was set up, the learner, and where results go."""
-
-    setup: Setup
-    learner: Learner
-    folder: RunFolder
-    live: Reporter
-    seconds: dict[str, float] = field(default_factory=dict)
-    rollout_forwards: int = 0
-    eval_forwards: int = 0
-    rows_run: dict[str, int] = field(default_factory=dict)
-    version: int = 0
-
-    @staticmethod
-    def open(setup: Setup, live: Reporter) -> "Session":
-        recipe = setup.recipe
-        steps = recipe.train.updates * recipe.method.inner_passes
-        learner = Learner(setup.policy, recipe.optim, total_steps=steps, micro_batch=recipe.train.micro_batch)
-        return Session(setup, learner, RunFolder(recipe.out, recipe.to_yaml()), live)
-
-    def run(self) -> Run:
-        """Warm start, evaluation, updates, evaluation, weights, summary."""
-        recipe = self.setup.recipe
-        if recipe.method.kl.beta > 0 and recipe.method.kl.reference == "base":
-            self.learner.freeze_reference("base")
-        self.warm_start()
-        if recipe.method.kl.beta > 0 and recipe.method.kl.reference != "base":
-            self.learner.freeze_reference(recipe.method.kl.reference)
-        before = self.evaluate("start")
-        if recipe.train.updates:
-            self.live.phase("RL", recipe.train.updates)
-        for update in range(recipe.train.updates):
-            row = self.update(update)
-            self.folder.append("metrics.jsonl", [row])
-            shown = {
-                name: value
-                for name, value in row.items()
-                if name in ("outcome", "reward") or name.startswith("dropped/")
-            }
-            self.live.advance("RL", **shown)
-            every = recipe.eval.every if recipe.eval else 0
-            if every and (update + 1) % every == 0 and update + 1 < recipe.train.updates:
-                self.evaluate(f"update {update + 1}")
-        return self.finish(before, self.evaluate("end"))
-
-    def finish(self, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> Run:
-        """Weights and summary."""
-        save_weights(self.setup, self.folder.path)
-        summary = self.summary(before, after)
-        self.folder.write_json("summary.json", summary)
-        return Run(self.folder.path, summary)
-
-    def warm_start(self) -> None:
-        """Masked SFT on the recipe's rows, if it has a ``warm_start``; keeps the weights, for whoever compares."""
-        if self.setup.warm_start is None:
-            return
-        with self.timed("warm_start"):
-            run_sft(self.setup, self.folder, self.live)
-        save_weights(self.setup, self.folder.path / "warm_start")
-
-    def update(self, update: int) -> dict[str, Any]:
-        """One batch of rollouts and the optimizer steps on it; returns the row for ``metrics.jsonl``."""
-        recipe, metrics = self.setup.recipe, Metrics()
-        rows, start = dict(self.setup.policy.rows_run), time.perf_counter()
-        batch = self.collect(update, metrics)
-        collected = time.perf_counter()
-        if len(batch):
-            try:
-                step = train_step(self.learner, batch, recipe.method, seed=recipe.train.seed, step=update)
-            except TrainingError as error:
-                where = self.folder.path / "failed"
-                batch.rollouts.save(where)
-                raise TrainingError(f"update {update}: {error}. The rollouts of this update are in {where}") from error
-            self.version += 1
-            kl = recipe.method.kl
-            if kl.beta > 0 and kl.reference == "moving" and (update + 1) % kl.every == 0:
-                self.learner.mix_reference(kl.mix)
-            row = {**metrics.result(), **step.result()}
-        else:
-            row = metrics.result()
-        ended = time.perf_counter()
-        for kind, count in self.setup.policy.rows_run.items():
-            self.rows_run[kind] = self.rows_run.get(kind, 0) + count - rows[kind]
-        self.seconds["rollout"] = self.seconds.get("rollout", 0.0) + collected - start
-        self.seconds["train"] = self.seconds.get("train", 0.0) + ended - collected
-        return {"update": update, **row, "seconds/rollout": collected - start, "seconds/train": ended - collected}
-
-    def collect(self, update: int, metrics: Metrics) -> ScoredBatch:
-        """Rollouts of this update's prompts, graded, with advantages."""
-        recipe, setup = self.setup.recipe, self.setup
-        assert setup.train is not None
-        prompts = batches(setup.train.prompts, recipe.train.prompts_per_update, recipe.train.seed, update)
-        longest = max(len(prompt.token_ids) for prompt in setup.train.prompts)
-        self.live.phase("rollouts", len(prompts) * recipe.rollout.group_size, transient=True)
-        rollouts = sample_groups(
-            setup.policy,
-            [prompt.token_ids for prompt in prompts],
-            recipe.rollout.sampler,
-            group_size=recipe.rollout.group_size,
-            prompt_ids=[prompt.prompt_id for prompt in prompts],
-            seed=recipe.train.seed,
-            step=update,
-            policy_version=self.version,
-            max_rows=recipe.rollout.max_rows,
-            deterministic=recipe.train.deterministic,
-            pad_to=longest if recipe.train.deterministic else None,
-            on_rows=lambda rows: self.live.advance("rollouts", rows),
-        )
-        self.rollout_forwards += int(rollouts.forwards.sum())
-        batch, grades = grade_rollouts(
-            rollouts,
-            {prompt.prompt_id: prompt for prompt in prompts},
-            setup.rewards,
-            setup.outcome,
-            eos_ids=setup.policy.eos_ids,
-            prefill=setup.prefill,
-            state=TrainerState(global_step=update, max_steps=recipe.train.updates),
-        )
-        lengths = torch.tensor([float(len(ids)) for ids in batch.rollouts.completion_ids(setup.policy.eos_ids)])
-        reward_metrics(metrics, batch, grades, lengths)
-        self._keep_samples(update, batch, grades.extras)
-        if not len(batch):
-            return batch
-        return batch.with_advantage(
-            advantages(recipe.method.advantage, batch.reward, batch.outcome, batch.rollouts.group_id)
-        )
-
-    def evaluate(self, when: str) -> dict[str, np.ndarray]:
-        """Outcome per held-out prompt at the evaluation sampler, and at start and end also at other step counts: name -> ``[n]``."""
-        recipe, setup = self.setup.recipe, self.setup
-        if recipe.eval is None or setup.eval is None:
-            return {}
-        spec = recipe.eval.sampler
-        counts = {spec.steps, *(recipe.eval.steps if when in ("start", "end") else ())}
-        self.live.phase("evaluation", len(counts) * len(setup.eval.prompts[: recipe.eval.limit]), transient=True)
-        with self.timed("eval"):
-            results, forwards = outcomes_by_steps(setup, counts, lambda rows: self.live.advance("evaluation", rows))
-        self.eval_forwards += forwards
-        main = interval(results[str(spec.steps)], self.clusters(), seed=recipe.train.seed)
-        self.live.say(
-            f"accuracy ({when}, {setup.outcome}, {spec.steps} steps): {main['value']:.3f}  [{main['low']:.3f}, {main['high']:.3f}]"
-        )
-        self.folder.append(
-            "evaluations.jsonl", [{"when": when, "outcomes": {k: v.tolist() for k, v in results.items()}}]
-        )
-        return results
-
-    def summary(self, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        recipe = self.setup.recipe
-        result: dict[str, Any] = {"name": recipe.name, "outcome": self.setup.outcome, "seed": recipe.train.seed}
-        if before and after and recipe.eval:
-            main, clusters, seed = str(recipe.eval.sampler.steps), self.clusters(), recipe.train.seed
-            result["accuracy_before"] = interval(before[main], clusters, seed=seed)
-            result["accuracy_after"] = interval(after[main], clusters, seed=seed)
-            result["gain"] = paired_gain(before[main], after[main], clusters, seed=seed)
-            for name, values in (("before", before), ("after", after)):
-                result[f"accuracy_by_steps_{name}"] = {k: interval(v, clusters, seed=seed) for k, v in values.items()}
-        result["wall_seconds"] = dict(self.seconds)
-        result["forwards"] = {
-            "rollout": self.rollout_forwards,
-            "train_forward": self.learner.work.forward,
-            "train_backward": self.learner.work.backward,
-            "eval": self.eval_forwards,
-        }
-        result["rows_run"] = dict(self.rows_run)  # what was computed for RL: equal rows share one forward
-        return {**result, **provenance()}
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def clusters(self) -> list[Any] | None:
-        return clusters(self.setup)
-
-    def _keep_samples(self, update: int, batch: ScoredBatch, extras: Mapping[str, list[Any]]) -> None:
-        rollouts = batch.rollouts
-        rows = [
-            {
-                "update": update,
-                "prompt_id": int(rollouts.prompt_id[i]),
-                "text": rollouts.texts[i],
-                "reward": float(batch.reward[i]),
-                "outcome": float(batch.outcome[i]),
-                "finish_reason": rollouts.finish_reason[i],
-                "tokens": rollouts.tokens[i][rollouts.canvas_mask[i]].tolist(),
-                "reveal_step": rollouts.reveal_step[i][rollouts.canvas_mask[i]].tolist(),
-                # What rewards logged has a value per graded row; rows may have been dropped since.
-                **{name: values[int(rollouts.rollout_id[i])] for name, values in extras.items()},
-            }
-            for i in range(min(self.setup.recipe.train.log_rollouts, len(batch)))
-        ]
-        self.folder.append("rollouts.jsonl", rows)
-
-
-def run_sft(
-    setup: Setup, folder: RunFolder, live: Reporter, *, steps: int | None = None, first_step: int = 0, name: str = "SFT"
-) -> Learner:
-    """The recipe's warm start on the policy as it stands; returns its learner (an optimizer of its own)."""
-    warm = setup.recipe.warm_start
-    assert warm is not None
-    assert setup.warm_start is not None
-    count = warm.steps if steps is None else steps
-    learner = Learner(setup.policy, warm, total_steps=count, micro_batch=warm.micro_batch or warm.batch)
-    live.phase(name, count)
-
-    def report(step: int, metrics: dict[str, float]) -> None:
-        folder.append("warm_start.jsonl", [{"step": step, **metrics}])
-        live.advance(name, loss=metrics["loss"])
-
-    sft_loop(
-        learner,
-        sft_rows(setup.policy, setup.warm_start.prompts),
-        canvas=setup.recipe.rollout.canvas,
-        steps=count,
-        batch=warm.batch,
-        seed=setup.recipe.train.seed,
-        stratified=warm.stratified,
-        first_step=first_step,
-        on_step=report,
-    )
-    return learner
+    start = open_run(recipe, resume)
+    setup = set_up(start.recipe, reward_funcs=reward_funcs, train_dataset=train_dataset, eval_dataset=eval_dataset)
+    return _run(setup, start, reporter, _train)
 
 
 def sft(
-    recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), reporter: Reporter | None = None
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    resume: str | Path | None = None,
+    reporter: Reporter | None = None,
 ) -> Run:
     """Masked SFT alone: the ``warm_start`` section of a recipe, with evaluation, weights and summary as ``train`` writes them."""
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, command="sft")
-    setup = set_up(recipe)
-    with torch_settings(recipe), reporter or Reporter() as live:
-        session = Session.open(setup, live)
-        before = session.evaluate("start")
-        session.warm_start()
-        return session.finish(before, session.evaluate("end"))
+    start = open_run(recipe, resume)
+    return _run(set_up(start.recipe), start, reporter, _sft)
+
+
+def _run(setup: Setup, start: Any, reporter: Reporter | None, drive: Callable[[Session, Interrupt], Run]) -> Run:
+    with torch_settings(setup.recipe), reporter or Reporter() as live, Interrupt(live.say) as interrupt:
+        session = Session.open(setup, live, start.begin(live.say))
+        if start.saved is not None:
+            session.take_up(start.saved)
+        with closing(session.open_sinks()):
+            return drive(session, interrupt)
+
+
+def _train(session: Session, interrupt: Interrupt) -> Run:
+    """The order of a run. Everything here may have been done before the last interruption; the session knows."""
+    recipe, progress, live = session.setup.recipe, session.progress, session.live
+    if not progress.warmed:
+        warm_up(session, interrupt)
+        _leave_if(interrupt, session)
+    if progress.updates == 0 and recipe.eval is not None and recipe.eval.at_start:
+        session.evaluate("start")
+    last = min(recipe.train.updates, recipe.stop.updates or recipe.train.updates)
+    if progress.updates < last:
+        live.phase("RL", last, done=progress.updates)
+    ended = "" if progress.updates < last else "all updates are done"
+    while not ended:
+        row = session.update(progress.updates)
+        shown = {key: value for key, value in row.items() if key in ("outcome", "reward") or key.startswith("dropped/")}
+        live.advance("RL", **shown)
+        due = recipe.eval is not None and recipe.eval.every and progress.updates % recipe.eval.every == 0
+        if due:
+            if progress.updates < last:
+                session.evaluate(f"update {progress.updates}")
+            session.validate()
+        ended = _why_end(session, last)
+        best_now = progress.best is not None and progress.best["update"] == progress.updates
+        every = recipe.save.every and progress.updates % recipe.save.every == 0
+        if every or ended or interrupt.asked or (best_now and recipe.save.best_by):
+            session.save()
+        if not ended:
+            _leave_if(interrupt, session)
+    if recipe.train.updates and ended != "all updates are done":
+        live.say(f"ended after update {progress.updates}: {ended}")
+    session.evaluate("end")
+    return session.finish()
+
+
+def _sft(session: Session, interrupt: Interrupt) -> Run:
+    fresh = session.progress.sft_steps == 0 and not session.progress.warmed
+    if fresh:
+        session.evaluate("start")
+    if not session.progress.warmed:
+        warm_up(session, interrupt)
+    _leave_if(interrupt, session)
+    session.evaluate("end")
+    return session.finish()
+
+
+def _why_end(session: Session, last: int) -> str:
+    """Why the run is over, or an empty string."""
+    stop, progress = session.setup.recipe.stop, session.progress
+    if progress.updates >= last:
+        return "all updates are done" if last == session.setup.recipe.train.updates else "stop.updates"
+    if progress.unhealthy:
+        return f"health.{progress.unhealthy} says stop"
+    if stop.hours is not None and session.hours() >= stop.hours:
+        return f"stop.hours: {stop.hours:g}"
+    if stop.plateau is not None and progress.stale >= stop.plateau:
+        return f"stop.plateau: {progress.stale} evaluations on data.validation without a new best"
+    return ""
+
+
+def _leave_if(interrupt: Interrupt, session: Session) -> None:
+    if not interrupt.asked:
+        return
+    recipe, folder = session.setup.recipe, session.folder.path
+    progress = session.progress
+    at = f"update {progress.updates} of {recipe.train.updates}"
+    if not progress.warmed:
+        at = f"step {progress.sft_steps} of the warm start"
+    raise RunInterrupted(
+        f"stopped at {at}, saved in {folder}. Continue with: --resume auto, or --resume {shlex.quote(str(folder))}"
+    )
 
 
 def evaluate(
@@ -309,41 +160,8 @@ def evaluate(
     if recipe.eval is None or setup.eval is None:
         raise DataError("data.eval: the recipe names no evaluation data; add data.eval and eval")
     with torch_settings(recipe):
-        results, _ = outcomes_by_steps(setup, {recipe.eval.sampler.steps, *recipe.eval.steps})
+        results, _, _ = outcomes_by_steps(setup, recipe.eval.steps)
     return {int(name): interval(values, clusters(setup), seed=recipe.train.seed) for name, values in results.items()}
-
-
-def outcomes_by_steps(
-    setup: Setup, counts: Collection[int], on_rows: Callable[[int], None] | None = None
-) -> tuple[dict[str, np.ndarray], int]:
-    """Outcome per held-out prompt ``[n]`` at each number of denoising steps, and the forwards used."""
-    evaluation = setup.recipe.eval
-    assert evaluation is not None
-    assert setup.eval is not None
-    results: dict[str, np.ndarray] = {}
-    total = 0
-    for steps in sorted(counts):
-        results[str(steps)], forwards = evaluate_prompts(
-            setup.policy,
-            setup.eval.prompts[: evaluation.limit],
-            setup.rewards,
-            setup.outcome,
-            evaluation.sampler.model_copy(update={"steps": steps}),
-            seed=setup.recipe.train.seed,
-            batch=evaluation.batch,
-            prefill=setup.prefill,
-            on_rows=on_rows,
-        )
-        total += forwards
-    return results, total
-
-
-def clusters(setup: Setup) -> list[Any] | None:
-    """The label of each held-out prompt by which intervals resample, if the recipe names a column for it."""
-    evaluation = setup.recipe.eval
-    if evaluation is None or evaluation.cluster is None or setup.eval is None:
-        return None
-    return [prompt.columns[evaluation.cluster] for prompt in setup.eval.prompts[: evaluation.limit]]
 
 
 @contextmanager
@@ -357,11 +175,3 @@ def torch_settings(recipe: Recipe) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
-
-
-def save_weights(setup: Setup, folder: Path) -> None:
-    """``adapter/`` where there is one, else ``model/``."""
-    if setup.recipe.model.lora is not None or setup.recipe.model.adapter is not None:
-        save_adapter(setup.policy, folder / "adapter")
-    else:
-        save_policy(setup.policy, folder / "model")

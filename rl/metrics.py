@@ -31,6 +31,9 @@ class Metrics:
     def largest(self, name: str, value: float) -> None:
         self._values[name] = max(float(value), self._values.get(name, float("-inf")))
 
+    def smallest(self, name: str, value: float) -> None:
+        self._values[name] = min(float(value), self._values.get(name, float("inf")))
+
     def result(self) -> dict[str, Any]:
         """Name -> number, sorted by name; means of nothing are left out."""
         means = {name: total / count for name, (total, count) in self._sums.items() if count}

@@ -42,6 +42,12 @@ def k3(new: Tensor, reference: Tensor) -> Tensor:
     return d.exp() - d - 1.0
 
 
+def effective_share(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+    """Effective sample size of the ratios as a share of the units: (sum r)^2 / (n sum r^2), in (0, 1] (Kong 1992). Scalar; 0 of none."""
+    ratio = (new - old).exp() * mask
+    return ratio.sum().square() / (mask.sum() * ratio.square().sum()).clamp(min=torch.finfo(ratio.dtype).tiny)
+
+
 class _Component(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -62,8 +68,14 @@ class Clipped(_Component):
         return {
             "clip_share": ((clipped & mask).sum(), count),
             "ratio": (((new - old).exp() * mask).sum(), count),
+            "ess": (effective_share(new, old, mask) * count, count),
             "approx_kl_old": ((k3(old, new) * mask).sum(), count),
         }
+
+    def tails(self, new: Tensor, old: Tensor, mask: Tensor) -> dict[str, tuple[float, float]]:
+        """Smallest and largest of what this objective weighs samples by."""
+        ratio = (new - old)[mask].exp()
+        return {"ratio": (float(ratio.min()), float(ratio.max()))} if len(ratio) else {}
 
 
 class Raft(_Component):
@@ -76,6 +88,9 @@ class Raft(_Component):
 
     def metrics(self, new: Tensor, old: Tensor, advantage: Tensor, mask: Tensor) -> Metrics:
         return {"verified_share": ((advantage * mask).sum(), mask.sum())}
+
+    def tails(self, new: Tensor, old: Tensor, mask: Tensor) -> dict[str, tuple[float, float]]:
+        return {}
 
 
 KL_ESTIMATORS = {"k2": k2, "k3": k3}

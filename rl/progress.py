@@ -42,6 +42,7 @@ class Reporter:
         self._started: dict[str, float] = {}
         self._transient: dict[str, bool] = {}
         self._spoke: dict[str, float] = {}
+        self._before: dict[str, int] = {}
 
     def __enter__(self) -> "Reporter":
         if self._live:
@@ -58,14 +59,16 @@ class Reporter:
         """A line that stays."""
         self.console.print(text, highlight=False)
 
-    def phase(self, name: str, total: int, *, transient: bool = False) -> None:
-        """Begin a phase of ``total`` units. A transient one leaves no bar behind, and no line unless it lasts."""
+    def phase(self, name: str, total: int, *, done: int = 0, transient: bool = False) -> None:
+        """Begin a phase of ``total`` units, ``done`` of them before. A transient one leaves no bar behind, and no line unless it lasts."""
         if name in self._tasks:
             self._bars.remove_task(self._tasks[name])
-        self._tasks[name] = self._bars.add_task(name, total=total, note="")
+        self._tasks[name] = self._bars.add_task(name, total=total, completed=done, note="")
+        self._before[name] = done
         self._started[name] = time.monotonic()
         self._transient[name] = transient
-        self._spoke[name] = time.monotonic() if transient else 0.0
+        # The first unit of a phase is its slowest; a remaining time made from it alone would be wrong by far.
+        self._spoke[name] = time.monotonic() - (0.0 if transient else LINE_SECONDS / 2)
 
     def advance(self, name: str, count: int = 1, **numbers: Any) -> None:
         """Count units of a phase; ``numbers`` are shown beside the bar."""
@@ -83,7 +86,8 @@ class Reporter:
         if (state.finished and not self._transient[name]) or now - self._spoke[name] > LINE_SECONDS:
             self._spoke[name] = now
             elapsed = now - self._started[name]
-            left = elapsed / max(1e-9, state.completed) * ((state.total or 0) - state.completed)
+            here = max(1e-9, state.completed - self._before[name])
+            left = elapsed / here * ((state.total or 0) - state.completed)
             self.console.print(
                 f"{name}: {int(state.completed)}/{int(state.total or 0)}  {elapsed:.0f} s, {left:.0f} s left  {note}",
                 highlight=False,

@@ -14,11 +14,13 @@ import numpy as np
 
 from rewards.sudoku import make_puzzles, solution_grids
 from rl.config import Recipe, load_recipe
-from rl.evaluate import interval, paired_gain
-from rl.loop import Session, run_sft, train
+from rl.evaluate import clusters, interval, paired_gain
+from rl.loop import train
 from rl.progress import Reporter
-from rl.run import Run, plain, read_jsonl
+from rl.run import Run, RunFolder, plain, read_jsonl
+from rl.session import Session
 from rl.setup import set_up
+from rl.warm_start import run_sft
 
 RECIPE = "sudoku_4x4_tiny"
 TEST_GRIDS = 64
@@ -106,18 +108,19 @@ def sft_control(recipe: Recipe, run: Run, live: Reporter) -> dict[str, Any]:
     settings = recipe.train.model_copy(update={"out": str(run.folder / "control")})
     decaying = recipe.warm_start.model_copy(update={"schedule": "cosine"})
     setup = set_up(recipe.model_copy(update={"model": model, "train": settings, "warm_start": decaying}))
-    session = Session.open(setup, live)
-    run_sft(setup, session.folder, live, steps=steps, first_step=recipe.warm_start.steps, name="SFT control")
+    folder, _ = RunFolder.begin(setup.recipe.out, setup.recipe.to_yaml())
+    session = Session.open(setup, live, folder)
+    run_sft(session, steps=steps, first_step=recipe.warm_start.steps, name="SFT control")
     reached = session.evaluate("end")
     main = str(recipe.eval.sampler.steps)
-    clusters = session.clusters()
+    groups = clusters(setup)
     after = outcomes(run, "end")
     return {
         "sft_steps": steps,
         "row_forwards": budget,
-        "accuracy": interval(reached[main], clusters),
-        "accuracy_by_steps": {name: interval(values, clusters) for name, values in reached.items()},
-        "rl_minus_control": paired_gain(reached[main], after[main], clusters),
+        "accuracy": interval(reached[main], groups),
+        "accuracy_by_steps": {name: interval(values, groups) for name, values in reached.items()},
+        "rl_minus_control": paired_gain(reached[main], after[main], groups),
     }
 
 
@@ -145,7 +148,7 @@ def draw(folder: Path, summary: dict[str, Any]) -> Path:
         label="training, sampled",
     )
     at = [_update_of(row["when"], len(rows)) for row in evaluations]
-    cells = [interval(np.array(row["outcomes"][steps], dtype=float)) for row in evaluations]
+    cells = [row["accuracy"][steps] for row in evaluations]
     left.errorbar(
         at,
         [c["value"] for c in cells],

@@ -11,12 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rl.checkpoint import CheckpointError, flush
+
 VERSIONED = ("unmask", "torch", "transformers", "peft", "accelerate", "datasets", "trl", "numpy")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. folder holds recipe.yaml, metrics.jsonl, rollouts.jsonl, summary.json and the weights."""
+    """A finished run. folder holds recipe.yaml, metrics.jsonl, rollouts/, summary.json, report.html and the weights."""
 
     folder: Path
     summary: dict[str, Any]
@@ -28,22 +30,33 @@ class Run:
         return read_jsonl(path) if path.exists() else []
 
 
-class RunFolder:
-    """Writes the files of a run; starting a run in a used folder begins its files anew."""
+# What a run writes into its folder. The tables grow line by line and are cut back on resume; the rest is made anew.
+TABLES = ("metrics.jsonl", "timing.jsonl", "warm_start.jsonl", "evaluations.jsonl", "health.jsonl")
+RESULTS = ("summary.json", "report.html", "curve.png", "best.json", "model", "adapter", "best", "failed")
+OTHERS = ("recipe.yaml", "track.json", "rollouts", "rollouts.jsonl", "warm_start", "checkpoints", "control")
+EARLIER = "earlier"
 
-    def __init__(self, folder: Path, recipe_yaml: str) -> None:
-        self.path = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
-        for name in ("metrics.jsonl", "rollouts.jsonl", "warm_start.jsonl", "evaluations.jsonl", "summary.json"):
-            (folder / name).unlink(missing_ok=True)
-        for name in (
-            "model",
-            "adapter",
-            "warm_start",
-            "failed",
-        ):  # weights of another run must not stand beside this recipe
-            shutil.rmtree(folder / name, ignore_errors=True)
+
+class RunFolder:
+    """Writes the files of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def begin(path: Path, recipe_yaml: str) -> tuple["RunFolder", Path | None]:
+        """A folder for a new run, and where the run that stood there was moved to: ``earlier/001`` and on; nothing is deleted."""
+        path.mkdir(parents=True, exist_ok=True)
+        there = [path / name for name in (*TABLES, *RESULTS, *OTHERS) if (path / name).exists()]
+        moved = None
+        if [one.name for one in there] not in ([], ["recipe.yaml"]):
+            numbers = [int(one.name) for one in (path / EARLIER).glob("[0-9]*") if one.name.isdigit()]
+            moved = path / EARLIER / f"{max(numbers, default=0) + 1:03d}"
+            moved.mkdir(parents=True)
+            for one in there:
+                one.rename(moved / one.name)
+        (path / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
+        return RunFolder(path), moved
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
@@ -51,19 +64,54 @@ class RunFolder:
                 file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        (self.path / name).write_text(
+        part = self.path / f".writing-{name}"
+        part.write_text(
             json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
         )
+        part.replace(self.path / name)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each table, all of them on the disk: what a checkpoint remembers."""
+        sizes = {}
+        for name in TABLES:
+            path = self.path / name
+            if path.exists():
+                flush(path)
+            sizes[name] = path.stat().st_size if path.exists() else 0
+        return sizes
+
+    def cut_back(self, sizes: Mapping[str, int], update: int) -> None:
+        """Undo what was written after a checkpoint: rows of tables, rollouts from ``update`` on, results, later checkpoints.
+
+        Raises ``CheckpointError`` where a table is shorter than it was: rows that the checkpoint counts on are gone.
+        """
+        for name in TABLES:
+            path, size = self.path / name, sizes.get(name, 0)
+            have = path.stat().st_size if path.exists() else 0
+            if have < size:
+                raise CheckpointError(
+                    f"{path} has {have} bytes, but the checkpoint was written when it had {size}; "
+                    "restore the file, or resume from an earlier checkpoint by its path"
+                )
+            if have > size:
+                os.truncate(path, size)
+        for file in (self.path / "rollouts").glob("*.parquet"):
+            keep = int(file.stem) < update if file.stem.isdigit() else file.stem == "eval-start"
+            if not keep:
+                file.unlink()
+        for name in RESULTS:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:
-    """The value as strict JSON can hold it: NaN and infinities become null, numpy scalars numbers."""
+    """The value as strict JSON can hold it: NaN and infinities become null, arrays lists."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if hasattr(value, "item") and not isinstance(value, str):
-        value = value.item()
+    if hasattr(value, "tolist"):  # of numpy or torch: an array gives a list, a scalar a number
+        return plain(value.tolist())
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value

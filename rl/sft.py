@@ -112,17 +112,20 @@ def sft_loop(
     seed: int,
     stratified: bool,
     first_step: int = 0,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
 ) -> None:
-    """``steps`` optimizer steps over (prompt ids, completion ids) rows; each epoch has its own keyed order."""
+    """``steps`` optimizer steps over (prompt ids, completion ids) rows; each epoch has its own keyed order.
+
+    on_step is told (step, metrics); the loop ends where it answers True.
+    """
     if not rows:
         raise TrainingError("SFT has no rows to train on")
     for step in range(first_step, first_step + steps):
         picked = [rows[_row_at(len(rows), seed, step * batch + i)] for i in range(batch)]
         data = completion_batch(learner.policy, [p for p, _ in picked], [c for _, c in picked], canvas)
         metrics = sft_step(learner, data, seed=seed, step=step, stratified=stratified)
-        if on_step:
-            on_step(step, metrics)
+        if on_step and on_step(step, metrics):
+            return
 
 
 @lru_cache(maxsize=2)

@@ -1,5 +1,6 @@
 """One training step: plans, frozen estimates, then per inner pass leaf -> reduce -> objective -> reduction -> cotangent -> backward."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from rl.scored import ScoredBatch
 
 # Rule 2: what the first pass may differ from `old` (log-probability of a scored position, the same micro-batches twice).
 FIRST_PASS_BOUND = {torch.float32: 0.0, torch.bfloat16: 1e-2}
+
+
+Watch = Callable[[Tensor, Estimate, Estimate], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +59,13 @@ def differentiate(
     return Derivative(loss.detach(), cotangent, Estimate(new.value.detach(), new.weight), before)
 
 
-def train_step(learner: Learner, batch: ScoredBatch, method: Method, *, seed: int, step: int) -> Metrics:
-    """Train on one batch of scored rollouts; ``step`` addresses the random streams."""
+def train_step(
+    learner: Learner, batch: ScoredBatch, method: Method, *, seed: int, step: int, watch: Watch | None = None
+) -> Metrics:
+    """Train on one batch of scored rollouts; ``step`` addresses the random streams.
+
+    watch is shown (rows of the batch, new, old) of every inner pass before its optimizer step.
+    """
     metrics = Metrics()
     estimator = method.estimator
     law = estimator.scoring_law(batch.rollouts.sampler_spec, tuple(learner.policy.forbidden_ids))
@@ -99,6 +108,8 @@ def train_step(learner: Learner, batch: ScoredBatch, method: Method, *, seed: in
         if number == 0:
             _compare_with_sampler(metrics, method, work, plan, values)
         _log_pass(metrics, method, work, result, values, reference, plan)
+        if watch is not None:
+            watch(picked, result.new, result.old)
         metrics.add({name: (value, 1) for name, value in learner.step().items()}, prefix="optim/")
     return metrics
 
@@ -145,6 +156,9 @@ def _log_pass(
     advantage = work.advantage.to(values.device).unsqueeze(1).expand_as(result.new.value)  # type: ignore[union-attr]
     metrics.add({"loss": (result.loss, 1)})
     metrics.add(method.objective.metrics(result.new.value, result.old.value, advantage, result.new.mask))
+    for name, (least, most) in method.objective.tails(result.new.value, result.old.value, result.new.mask).items():
+        metrics.largest(f"{name}_max", most)
+        metrics.smallest(f"{name}_min", least)
     metrics.mean("logprob", values, plan.scored.to(values.device) & ~torch.isnan(values))
     if reference is not None:
         anchor = method.estimator.reduce(reference, plan, work.rollouts)

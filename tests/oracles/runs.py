@@ -9,6 +9,7 @@ import torch
 import unmask
 from rl.progress import Reporter
 from rl.run import Run
+from rl.samples import read_samples
 from rollouts.models import Policy
 
 ROWS: list[dict[str, Any]] = [
@@ -43,9 +44,10 @@ def written(rows: list[dict[str, Any]], path: Path) -> str:
     return str(path)
 
 
-def numbers(run: Run) -> list[dict[str, Any]]:
-    """The metrics without wall times."""
-    return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in run.metrics]
+def samples(run: Run) -> list[dict[str, Any]]:
+    """The rollouts that a run kept, of all its updates."""
+    files = sorted(run.folder.glob("rollouts/[0-9]*.parquet"))
+    return [row for file in files for row in read_samples(file)]
 
 
 def same_weights(left: Policy, right: Policy) -> bool:

@@ -207,7 +207,7 @@ def test_a_reward_file_that_does_not_run(folder):
 def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):
     """Only what a user can mend is said in a sentence."""
 
-    def broken(recipe):
+    def broken(recipe, **options):
         raise ZeroDivisionError
 
     monkeypatch.setattr("rl.loop.train", broken)

@@ -239,7 +239,7 @@ def test_switches_may_be_words(word, value):
         ({"model": {"lora": {"targets": []}}}, "model.lora.targets", "empty", None),
         ({"model": {"quantization": "nf4"}}, "model.quantization", "model.lora", None),
         ({"model": {"attention": "flash_attention_2"}}, "model.attention", "bfloat16 only", None),
-        ({"method": {"preset": "diffu_grpo"}}, "method.kl.reference", "model.lora is null", None),
+        ({"method": {"preset": "diffu_grpo"}}, "method.kl.reference", "neither model.lora nor model.adapter", None),
         ({"rewards": [{"fn": "sudoku.solved", "weight": 0}]}, "rewards.0.weight", "weight 0", None),
         ({"outcome": "solved"}, "outcome", "no reward 'solved'", "sudoku.solved"),
         ({"data": {"eval": {"path": "a/b"}}}, "data.eval", "nothing evaluates", None),

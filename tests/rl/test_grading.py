@@ -147,9 +147,9 @@ def test_a_failed_call_drops_its_rows_and_keeps_nothing(rollouts: RolloutBatch) 
 # ---- metrics
 
 
-def logged(batch: ScoredBatch, grades: Grades, lengths: list[float]) -> dict[str, Any]:
+def logged(batch: ScoredBatch, grades: Grades) -> dict[str, Any]:
     metrics = Metrics()
-    reward_metrics(metrics, batch, grades, torch.tensor(lengths))
+    reward_metrics(metrics, batch, grades, tiny_policy().eos_ids)
     return metrics.result()
 
 
@@ -159,7 +159,7 @@ def test_metrics_of_a_batch(rollouts: RolloutBatch) -> None:
         return [1.0, 1.0, 1.0, 0.0, 1.0, 0.5, None, 1.0, 1.0]
 
     batch, grades = grade(rollouts, Reward("talk", talkative), of([1.0] * 9, "flat", 0.5))
-    metrics = logged(batch, grades, [float(i) for i in range(9)])
+    metrics = logged(batch, grades)
     assert metrics["outcome"] == metrics["reward/talk"] == pytest.approx(6.5 / 8)
     assert metrics["reward"] == pytest.approx((6.5 + 4.5) / 9)
     assert metrics["reward/flat/std"] == 0.0
@@ -167,18 +167,20 @@ def test_metrics_of_a_batch(rollouts: RolloutBatch) -> None:
     assert metrics["reward/talk/std"] == pytest.approx(float(values.std(correction=0)))
     assert metrics["user/brevity"] == 4.0
     assert metrics["zero_signal_groups"] == pytest.approx(1 / 3)  # the first prompt's
-    assert metrics["length"] == 4.0
+    ids = [tuple(row) for row in rollouts.completion_ids(tiny_policy().eos_ids)]
+    assert metrics["length"] == pytest.approx(sum(map(len, ids)) / 9)
+    groups = [ids[0:3], ids[3:6], ids[6:9]]
+    assert metrics["group_diversity"] == pytest.approx(sum(len(set(one)) for one in groups) / 9)
+    assert metrics["eos"] == pytest.approx(1 - metrics["truncated"])
     assert metrics["truncated"] == pytest.approx(3 / 9)
     drawn = rollouts.drawn_mask
     assert metrics["entropy"] == pytest.approx(float(rollouts.entropy[drawn].mean()), rel=1e-5)
-    assert metrics["seconds/reward/talk"] >= 0
     assert not any(name.startswith("dropped/") for name in metrics)
 
 
 def test_metrics_of_an_empty_batch_are_only_its_drops(rollouts: RolloutBatch) -> None:
     batch, grades = grade(rollouts, of([None] * 9))
-    metrics = logged(batch, grades, [])
-    assert metrics.pop("seconds/reward/given") >= 0
+    metrics = logged(batch, grades)
     assert metrics == {"dropped/no reward applies": 9}
 
 

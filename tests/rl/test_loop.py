@@ -14,7 +14,7 @@ from rl.learner import Learner
 from rl.progress import Reporter
 from rl.run import RunFolder, plain, read_jsonl
 from rollouts.models import Policy, load_policy
-from tests.oracles.runs import ROWS, digits, numbers, recipe, same_weights, train, written
+from tests.oracles.runs import ROWS, digits, recipe, same_weights, samples, train, written
 from tests.oracles.training import tiny_folder, tiny_policy
 
 
@@ -38,7 +38,7 @@ def global_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_run_leaves_recipe_metrics_rollouts_summary_and_weights(checkpoint: Path) -> None:
     run = train(recipe(checkpoint, train={"log_rollouts": 4, "updates": 3}))
     assert run.folder == Path("run")
-    wanted = {"recipe.yaml", "metrics.jsonl", "rollouts.jsonl", "summary.json", "model"}
+    wanted = {"recipe.yaml", "metrics.jsonl", "timing.jsonl", "rollouts", "checkpoints", "summary.json", "model"}
     assert {path.name for path in run.folder.iterdir()} == wanted
 
     again = load_recipe(run.folder / "recipe.yaml", provided=["data.train", "rewards"])
@@ -56,10 +56,10 @@ def test_a_run_leaves_recipe_metrics_rollouts_summary_and_weights(checkpoint: Pa
         assert {"length", "truncated", "entropy", "zero_signal_groups", "signal_share"} <= set(row)
     assert run.metrics[0]["first_pass_gap"] == 0.0
 
-    samples = read_jsonl(run.folder / "rollouts.jsonl")
-    assert [row["update"] for row in samples] == [0] * 4 + [1] * 4 + [2] * 4
-    for row in samples:
-        assert len(row["tokens"]) == len(row["reveal_step"]) == 8
+    kept = samples(run)
+    assert [row["update"] for row in kept] == [0] * 4 + [1] * 4 + [2] * 4
+    for row in kept:
+        assert len(row["tokens"]) == len(row["reveal_step"]) == len(row["ratio"]) == 8
         assert row["reward"] == row["outcome"] == pytest.approx(digits([row["text"]])[0])
         assert row["prompt_id"] in range(6)
 
@@ -70,7 +70,7 @@ def test_a_run_leaves_recipe_metrics_rollouts_summary_and_weights(checkpoint: Pa
     assert 0 < work["rollout"] <= 3 * 6 * 4
     assert 0 < work["train_backward"] <= work["train_forward"]
     assert run.summary["versions"]["torch"] == torch.__version__
-    assert set(run.summary["wall_seconds"]) == {"rollout", "train"}
+    assert set(run.summary["wall_seconds"]) == {"rollout", "reward", "train", "save"}
     assert not same_weights(load_policy(run.folder / "model"), load_policy(checkpoint))
 
 
@@ -152,9 +152,16 @@ def test_a_run_of_no_updates_saves_what_it_loaded(checkpoint: Path) -> None:
     assert not (run.folder / "metrics.jsonl").exists()
 
 
-def test_a_second_run_in_a_folder_starts_its_files_anew(checkpoint: Path) -> None:
+def test_a_second_run_in_a_folder_moves_the_first_aside(checkpoint: Path) -> None:
     train(recipe(checkpoint))
-    assert len(train(recipe(checkpoint, train={"updates": 1})).metrics) == 1
+    second = train(recipe(checkpoint, train={"updates": 1}))
+    assert len(second.metrics) == 1
+    # Nothing is deleted: the first one is complete where it was moved to.
+    earlier = second.folder / "earlier" / "001"
+    assert len(read_jsonl(earlier / "metrics.jsonl")) == 2
+    assert {"model", "summary.json", "checkpoints", "recipe.yaml"} <= {path.name for path in earlier.iterdir()}
+    train(recipe(checkpoint))
+    assert (second.folder / "earlier" / "002" / "model").is_dir()
 
 
 def test_the_tiny_model_needs_no_checkpoint() -> None:
@@ -180,9 +187,8 @@ def test_the_same_seed_gives_the_same_run(checkpoint: Path) -> None:
         train(recipe(checkpoint, train={"deterministic": True, "seed": seed, "out": name}, method={"preset": preset}))
         for seed, name, preset in ((1, "a", "raft"), (1, "b", "raft"), (2, "c", "raft"))
     ]
-    assert numbers(runs[0]) == numbers(runs[1]) != numbers(runs[2])
-    samples = [(run.folder / "rollouts.jsonl").read_text() for run in runs]
-    assert samples[0] == samples[1] != samples[2]
+    assert runs[0].metrics == runs[1].metrics != runs[2].metrics
+    assert samples(runs[0]) == samples(runs[1]) != samples(runs[2])
     policies = [load_policy(run.folder / "model") for run in runs]
     assert same_weights(policies[0], policies[1])
 
@@ -196,10 +202,11 @@ def test_memory_settings_change_no_random_stream(checkpoint: Path, preset: str) 
         source["rollout"]["max_rows"] = max_rows
         source["model"]["lora"] = {"r": 4, "alpha": 8}
         runs.append(train(source))
-    first = numbers(runs[0])[0]
+    first = runs[0].metrics[0]
     for run in runs[1:]:
-        assert read_jsonl(run.folder / "rollouts.jsonl") == read_jsonl(runs[0].folder / "rollouts.jsonl")
-        row = numbers(run)[0]
+        for key in ("tokens", "reveal_step", "text", "reward", "prompt_id"):
+            assert [row[key] for row in samples(run)] == [row[key] for row in samples(runs[0])]
+        row = run.metrics[0]
         assert row.keys() == first.keys()
         for key in ("loss", "optim/grad_norm", "logprob", "signal_share"):  # same masks, same rollouts
             if key in row:
@@ -310,7 +317,7 @@ def test_the_schedule_counts_optimizer_steps(checkpoint: Path) -> None:
 
 
 def test_what_json_cannot_hold_becomes_null(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "x", "a: 1\n")
+    folder, _ = RunFolder.begin(tmp_path / "x", "a: 1\n")
     values = {"a": float("nan"), "b": [float("inf"), torch.tensor(2), True], "c": {1: (None, "w")}}
     folder.append("metrics.jsonl", [values])
     assert read_jsonl(tmp_path / "x" / "metrics.jsonl") == [{"a": None, "b": [None, 2, True], "c": {"1": [None, "w"]}}]

@@ -16,7 +16,7 @@ from rl.learner import TrainingError
 from rl.run import read_jsonl
 from rollouts.models import load_policy
 from rollouts.trajectory import RolloutBatch
-from tests.oracles.runs import ROWS, digits, recipe, same_weights, train, written
+from tests.oracles.runs import ROWS, digits, recipe, same_weights, samples, train, written
 from tests.oracles.training import tiny_folder
 
 CONVERSATIONS = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
@@ -112,7 +112,7 @@ def test_an_update_without_any_graded_row_is_survived(checkpoint: Path) -> None:
     assert first["dropped/reward down_at_first: judge unreachable"] == 6
     assert not {"loss", "reward", "outcome"} & set(first)
     assert {"loss", "reward", "outcome"} <= set(second)
-    assert {row["update"] for row in read_jsonl(run.folder / "rollouts.jsonl")} == {1, 2}
+    assert {row["update"] for row in samples(run)} == {1, 2}
 
 
 def test_an_update_without_signal_is_skipped(checkpoint: Path) -> None:
@@ -173,8 +173,6 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_rollouts(chec
     batch = RolloutBatch.load(Path("run/failed"))
     batch.validate()
     assert len(batch) == 6
-    logged = [row for row in read_jsonl(Path("run/rollouts.jsonl")) if row["update"] == 1]
-    assert [row["text"] for row in logged] == list(batch.texts[:4])
 
 
 def test_a_step_too_small_to_act_stops_the_run(checkpoint: Path) -> None:
@@ -216,10 +214,10 @@ def test_what_a_reward_logs_stands_beside_its_rollout(checkpoint: Path) -> None:
         return [None if i == 0 else float(i) for i in range(len(completions))]
 
     run = train(recipe(checkpoint, train={"log_rollouts": 3}), rewards=logs)
-    rows = read_jsonl(run.folder / "rollouts.jsonl")
+    rows = samples(run)
     assert rows
     for row in rows:
-        assert row["seen"] == len(row["text"])
+        assert row["extras"] == {"seen": len(row["text"])}
 
 
 @pytest.mark.parametrize("row", [{"trainer_state": 1}, {"limit": 2}])

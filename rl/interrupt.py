@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM: the first asks the run to save and end after the piece of work at hand, a second ends it at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+EXIT_CODE = 130  # what a shell reports for a command ended by Ctrl-C
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """The run was asked to end; it is saved, and the message says how to go on."""
+
+
+class Interrupt:
+    """Within the block, ``asked`` turns true at the first signal. Outside the main thread nothing is changed."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.asked = False
+        self._say = say
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            os._exit(EXIT_CODE)  # at once: no cleanup that could hang
+        self.asked = True
+        self._say("Stopping after this update, with a checkpoint. Ctrl-C again ends at once, without one.")

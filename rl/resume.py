@@ -1,0 +1,123 @@
+"""Where a run begins: a new folder, or a checkpoint of a run that was interrupted."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl import checkpoint
+from rl.checkpoint import Saved
+from rl.config_errors import listing
+from rl.config_schema import Recipe
+from rl.run import RunFolder
+
+AUTO = "auto"
+CHECKPOINTS = "checkpoints"
+
+# What may differ between a run and its continuation: how it is watched, saved, ended, and fitted into memory. Never what it computes.
+FREE = ("name", "save", "stop", "eval", "health", "track", "train.out", "train.updates", "train.micro_batch", "train.threads",
+        "train.log_rollouts", "rollout.max_rows", "data.eval", "data.validation")  # fmt: skip
+
+
+class ResumeError(ValueError):
+    """What ``--resume`` names cannot be continued; the message says why and what can."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """recipe: with the folder of the run in it; saved: the checkpoint to continue from, None for a new run."""
+
+    recipe: Recipe
+    saved: Saved | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def begin(self, say: Callable[[str], None]) -> RunFolder:
+        """The run folder, ready to be written to; says what was found there."""
+        for note in self.notes:
+            say(note)
+        out, text = self.recipe.out, self.recipe.to_yaml()
+        if self.saved is None:
+            folder, moved = RunFolder.begin(out, text)
+            if moved is not None:
+                say(f"An earlier run stood in {out}; it is now in {moved}.")
+            return folder
+        say(f"Continuing from {self.saved.path}.")
+        (out / "recipe.yaml").write_text(text, encoding="utf-8")
+        for path in reversed(checkpoint.listed(out / CHECKPOINTS)):
+            if path.name == self.saved.path.name:
+                break
+            checkpoint.remove(path)  # of a continuation that is being undone, or damaged
+        checkpoint.clean(out / CHECKPOINTS)
+        return RunFolder(out)
+
+
+def open_run(recipe: Recipe, resume: str | Path | None) -> Start:
+    """Find what ``--resume`` names. Raises ``ResumeError`` where there is nothing to continue or the recipe has changed."""
+    if resume is None:
+        return Start(recipe)
+    if str(resume) == AUTO:
+        saved, notes = checkpoint.newest(recipe.out / CHECKPOINTS)
+        if saved is None:
+            notes.append(f"No checkpoint to continue from in {recipe.out}; starting anew.")
+            return Start(recipe, None, notes)
+    else:
+        path = Path(resume).expanduser()
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"out": str(_run_folder(path))})})
+        if (path / checkpoint.MANIFEST).exists():
+            saved, notes = checkpoint.read(path), []
+        else:
+            saved, notes = checkpoint.newest(path / CHECKPOINTS)
+        if saved is None:
+            raise ResumeError("; ".join([*notes, f"--resume {path}: there is no checkpoint to continue from"]))
+    changed = differences(saved.state["recipe"], recipe.model_dump(mode="json"))
+    if changed:
+        raise ResumeError(
+            f"the recipe is not the one that {saved.path} was made with; it differs in {listing(changed, 8)}. "
+            f"Continue with {recipe.out / 'recipe.yaml'}, or start a new run without --resume. "
+            f"What may differ: {', '.join(FREE)}"
+        )
+    return Start(recipe, saved, [f"{note}; using the one before it." for note in notes])
+
+
+def _run_folder(path: Path) -> Path:
+    """The run folder of a run folder or of one of its checkpoints."""
+    if not path.is_dir():
+        raise ResumeError(f"--resume {path}: there is no such folder; give a run folder, a checkpoint in it, or auto")
+    return path.parent.parent if path.parent.name == CHECKPOINTS else path
+
+
+def differences(before: Any, now: Any, at: str = "") -> list[str]:
+    """Keys of a resolved recipe that differ, apart from those that may."""
+    if at in FREE:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            found
+            for key in keys
+            for found in differences(before.get(key), now.get(key), f"{at}.{key}" if at else str(key))
+        ]
+    return [] if before == now else [at]
+
+
+def global_streams() -> dict[str, Any]:
+    """State of the global generators. Nothing of ours draws from them, but a user's reward may."""
+    version, internal, gauss = random.getstate()
+    kind, keys, place, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global state is what is asked for
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, keys.tolist(), place, has_gauss, cached],  # type: ignore[union-attr]
+        "torch": torch.get_rng_state().tolist(),
+    }
+
+
+def restore_global_streams(state: Mapping[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))

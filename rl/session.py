@@ -1,0 +1,375 @@
+"""A run in progress: what was set up, the learner, how far it is, and what each piece of work does. The order is in `rl.loop`."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewards.contract import TrainerState
+from rl import checkpoint
+from rl.advantages import advantages
+from rl.checkpoint import Saved
+from rl.data import batches
+from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k
+from rl.grading import grade_rollouts, reward_metrics
+from rl.health import Alarm, Health
+from rl.learner import Learner, TrainingError
+from rl.metrics import Metrics
+from rl.progress import Reporter
+from rl.resume import CHECKPOINTS, global_streams, restore_global_streams
+from rl.run import Run, RunFolder, plain, provenance, read_jsonl
+from rl.samples import FOLDER, TokenRatios, file_of, sample_rows, write_samples
+from rl.scored import ScoredBatch
+from rl.setup import Setup, save_weights
+from rl.step import train_step
+from rl.track import Tracker, open_trackers
+from rollouts.strategy import sample_groups
+
+
+@dataclass
+class Progress:
+    """Everything a run counts; plain JSON, so that a checkpoint holds it. updates: done; version: of the weights."""
+
+    updates: int = 0
+    sft_steps: int = 0
+    warmed: bool = False
+    version: int = 0
+    worked: float = 0.0  # seconds of all parts of the run that a checkpoint closed
+    seconds: dict[str, float] = field(default_factory=dict)
+    rollout_forwards: int = 0
+    eval_forwards: int = 0
+    rows_run: dict[str, int] = field(default_factory=dict)
+    best: dict[str, Any] | None = None  # {"update", "value", "reward"} on data.validation
+    stale: int = 0  # evaluations in a row without a new best
+    unhealthy: str = ""  # the monitor that asked for an end
+
+
+@dataclass
+class Session:
+    setup: Setup
+    learner: Learner
+    folder: RunFolder
+    live: Reporter
+    health: Health
+    tracker: Tracker | None = None
+    progress: Progress = field(default_factory=Progress)
+    started: float = field(default_factory=time.perf_counter)
+    clock: dict[str, float] = field(default_factory=dict)  # since the last row of timing.jsonl
+    sft_state: Saved | None = None  # a checkpoint of the warm start that is yet to be taken up
+
+    @staticmethod
+    def open(setup: Setup, live: Reporter, folder: RunFolder) -> "Session":
+        recipe = setup.recipe
+        steps = recipe.train.updates * recipe.method.inner_passes
+        learner = Learner(setup.policy, recipe.optim, total_steps=steps, micro_batch=recipe.train.micro_batch)
+        return Session(setup, learner, folder, live, Health.of(setup))
+
+    def open_sinks(self) -> Tracker:
+        """The recipe's sinks, from where the run is. Raises ``TrackError`` for one that cannot be opened."""
+        recipe = self.setup.recipe
+        done = self.progress.updates if self.progress.updates or self.progress.sft_steps else None
+        self.tracker = open_trackers(
+            recipe.track.sinks,
+            recipe.track.project,
+            recipe.name or self.folder.path.name,
+            self.folder.path,
+            recipe.model_dump(mode="json"),
+            resumed_at=done,
+            warn=self.live.say,
+        )
+        return self.tracker
+
+    # -- pieces of work -------------------------------------------------------------------------------------------
+
+    def update(self, update: int) -> dict[str, Any]:
+        """One batch of rollouts and the optimizer steps on it; writes its rows, and returns the one of ``metrics.jsonl``."""
+        recipe, metrics = self.setup.recipe, Metrics()
+        rows = dict(self.setup.policy.rows_run)
+        batch, extras = self._collect(update, metrics)
+        ratios = TokenRatios(recipe.method.estimator.unit)
+        row = metrics.result()
+        if len(batch):
+            with self.timed("train"):
+                row |= self._learn(update, batch, ratios)
+        for kind, count in self.setup.policy.rows_run.items():
+            self.progress.rows_run[kind] = self.progress.rows_run.get(kind, 0) + count - rows[kind]
+        texts = {prompt.prompt_id: prompt.text for prompt in self.setup.train.prompts}  # type: ignore[union-attr]
+        self._keep(file_of(self.folder.path, update), batch, texts, extras=extras, ratios=ratios)
+        self.folder.append("metrics.jsonl", [{"update": update, **row}])
+        self.folder.append("timing.jsonl", [{"update": update, **self.clock}])
+        self.progress.updates = update + 1
+        self._track({**row, **self.clock})
+        self.clock = {}
+        self._alarms(self.health.observe({"update": update, **row}))
+        return row
+
+    def _collect(self, update: int, metrics: Metrics) -> tuple[ScoredBatch, Mapping[str, list[Any]]]:
+        """Rollouts of this update's prompts, graded, with advantages; and what rewards logged."""
+        recipe, setup = self.setup.recipe, self.setup
+        assert setup.train is not None
+        prompts = batches(setup.train.prompts, recipe.train.prompts_per_update, recipe.train.seed, update)
+        longest = max(len(prompt.token_ids) for prompt in setup.train.prompts)
+        self.live.phase("rollouts", len(prompts) * recipe.rollout.group_size, transient=True)
+        with self.timed("rollout"):
+            rollouts = sample_groups(
+                setup.policy,
+                [prompt.token_ids for prompt in prompts],
+                recipe.rollout.sampler,
+                group_size=recipe.rollout.group_size,
+                prompt_ids=[prompt.prompt_id for prompt in prompts],
+                seed=recipe.train.seed,
+                step=update,
+                policy_version=self.progress.version,
+                max_rows=recipe.rollout.max_rows,
+                deterministic=recipe.train.deterministic,
+                pad_to=longest if recipe.train.deterministic else None,
+                on_rows=lambda rows: self.live.advance("rollouts", rows),
+            )
+        self.clock["tokens_per_second"] = int(rollouts.drawn_mask.sum()) / self.clock["seconds/rollout"]
+        self.progress.rollout_forwards += int(rollouts.forwards.sum())
+        with self.timed("reward"):
+            batch, grades = grade_rollouts(
+                rollouts,
+                {prompt.prompt_id: prompt for prompt in prompts},
+                setup.rewards,
+                setup.outcome,
+                eos_ids=setup.policy.eos_ids,
+                prefill=setup.prefill,
+                state=TrainerState(global_step=update, max_steps=recipe.train.updates),
+            )
+        self.clock |= {f"seconds/reward/{name}": seconds for name, seconds in grades.seconds.items()}
+        reward_metrics(metrics, batch, grades, setup.policy.eos_ids)
+        if not len(batch):
+            return batch, grades.extras
+        batch = batch.with_advantage(
+            advantages(recipe.method.advantage, batch.reward, batch.outcome, batch.rollouts.group_id)
+        )
+        metrics.set("advantage_std", float(batch.advantage.std(correction=0)))  # type: ignore[union-attr]
+        return batch, grades.extras
+
+    def _learn(self, update: int, batch: ScoredBatch, ratios: TokenRatios) -> dict[str, Any]:
+        recipe = self.setup.recipe
+        try:
+            step = train_step(
+                self.learner, batch, recipe.method, seed=recipe.train.seed, step=update, watch=ratios
+            ).result()
+        except TrainingError as error:
+            where = self.folder.path / "failed"
+            batch.rollouts.save(where)
+            raise TrainingError(f"update {update}: {error}. The rollouts of this update are in {where}") from error
+        if "skipped" not in step:
+            self.progress.version += 1
+        kl = recipe.method.kl
+        if kl.beta > 0 and kl.reference == "moving" and (update + 1) % kl.every == 0:
+            self.learner.mix_reference(kl.mix)
+        return step
+
+    def evaluate(self, when: str) -> dict[str, np.ndarray]:
+        """Outcome per held-out prompt at the evaluation sampler, and at start and end also at other step counts: name -> ``[n]``."""
+        recipe, setup = self.setup.recipe, self.setup
+        if recipe.eval is None or setup.eval is None:
+            return {}
+        spec, ends = recipe.eval.sampler, when in ("start", "end")
+        counts = {spec.steps, *(recipe.eval.steps if ends else ())}
+        self.live.phase("evaluation", len(counts) * len(setup.eval.prompts[: recipe.eval.limit]), transient=True)
+        with self.timed("eval"):
+            results, forwards, answers = outcomes_by_steps(
+                setup, counts, lambda rows: self.live.advance("evaluation", rows)
+            )
+            several = self._pass_at_k() if ends and recipe.eval.n else {}
+        self.progress.eval_forwards += forwards
+        accuracy = {name: self.interval(values) for name, values in results.items()}
+        main = accuracy[str(spec.steps)]
+        self.live.say(
+            f"accuracy ({when}, {setup.outcome}, {spec.steps} steps): {main['value']:.3f}  [{main['low']:.3f}, {main['high']:.3f}]"
+        )
+        row = {
+            "when": when,
+            "update": self.progress.updates,
+            "split": "eval",
+            "accuracy": accuracy,
+            "outcomes": results,
+        }
+        self.folder.append("evaluations.jsonl", [{**row, **several}])
+        self._track({f"eval/{setup.outcome}/{name}_steps": one["value"] for name, one in accuracy.items()})
+        self._alarms(self.health.observe_evaluation(self.progress.updates, main))
+        if ends:
+            texts = {i: prompt.text for i, prompt in enumerate(setup.eval.prompts)}
+            self._keep(self.folder.path / FOLDER / f"eval-{when}.parquet", answers, texts)
+        return results
+
+    def _pass_at_k(self) -> dict[str, Any]:
+        recipe, setup = self.setup.recipe, self.setup
+        assert recipe.eval is not None
+        assert setup.eval is not None
+        prompts = setup.eval.prompts[: recipe.eval.limit]
+        self.live.phase("evaluation, pass@k", len(prompts) * recipe.eval.n, transient=True)
+        answers = answer_prompts(
+            setup.policy,
+            prompts,
+            setup.rewards,
+            setup.outcome,
+            recipe.eval.sampler.model_copy(update={"temperature": recipe.rollout.temperature}),
+            seed=recipe.train.seed,
+            batch=recipe.eval.batch,
+            prefill=setup.prefill,
+            samples=recipe.eval.n,
+            on_rows=lambda rows: self.live.advance("evaluation, pass@k", rows),
+        )
+        self.progress.eval_forwards += answers.forwards
+        return {"pass_at_k": {k: self.interval(values) for k, values in pass_at_k(answers.outcome).items()}}
+
+    def validate(self) -> float | None:
+        """Mean of ``save.best_by`` (else the outcome) on ``data.validation``; a new best is remembered. None without that split."""
+        recipe, setup = self.setup.recipe, self.setup
+        if recipe.eval is None or setup.validation is None:
+            return None
+        reward = recipe.save.best_by or setup.outcome
+        prompts = setup.validation.prompts
+        self.live.phase("validation", len(prompts), transient=True)
+        with self.timed("eval"):
+            answers = answer_prompts(
+                setup.policy,
+                prompts,
+                setup.rewards,
+                reward,
+                recipe.eval.sampler,
+                seed=recipe.train.seed,
+                batch=recipe.eval.batch,
+                prefill=setup.prefill,
+                on_rows=lambda rows: self.live.advance("validation", rows),
+            )
+        self.progress.eval_forwards += answers.forwards
+        found = interval(answers.outcome[:, 0], seed=recipe.train.seed)
+        done, best = self.progress.updates, self.progress.best
+        name = str(recipe.eval.sampler.steps)
+        row = {"when": f"update {done}", "update": done, "split": "validation", "reward": reward}
+        self.folder.append("evaluations.jsonl", [{**row, "accuracy": {name: found}}])
+        self._track({f"validation/{reward}": found["value"]})
+        self._alarms(self.health.observe_evaluation(done, found, split="validation"))
+        value = found["value"]
+        if not math.isnan(value) and (best is None or value > best["value"]):
+            self.progress.best = {"update": done, "value": value, "reward": reward}
+            self.progress.stale = 0
+        else:
+            self.progress.stale += 1
+        return value
+
+    def finish(self) -> Run:
+        """Final weights, those of the best checkpoint where one was asked for, and the summary."""
+        save_weights(self.setup, self.folder.path)
+        best = self.progress.best
+        if best is not None and self.setup.recipe.save.best_by:
+            saved = checkpoint.read(self.folder.path / CHECKPOINTS / checkpoint.name_of(best["update"]))
+            with self.learner.weights(saved.tensors["weights"]):
+                save_weights(self.setup, self.folder.path / "best")
+            self.folder.write_json("best.json", best)
+        summary = self.summary()
+        self.folder.write_json("summary.json", summary)
+        return Run(self.folder.path, summary)
+
+    def summary(self) -> dict[str, Any]:
+        recipe, progress = self.setup.recipe, self.progress
+        result: dict[str, Any] = {"name": recipe.name, "outcome": self.setup.outcome, "seed": recipe.train.seed}
+        before, after = self._outcomes("start"), self._outcomes("end")
+        if recipe.eval and after:
+            main = str(recipe.eval.sampler.steps)
+            for name, values in (("before", before), ("after", after)):
+                if values:
+                    result[f"accuracy_{name}"] = self.interval(values[main])
+                    result[f"accuracy_by_steps_{name}"] = {k: self.interval(v) for k, v in values.items()}
+            if before:
+                groups = clusters(self.setup)
+                result["gain"] = paired_gain(before[main], after[main], groups, seed=recipe.train.seed)
+        if progress.best is not None:
+            result["best"] = progress.best
+        result["updates"] = progress.updates
+        result["wall_seconds"] = dict(progress.seconds)
+        result["forwards"] = {
+            "rollout": progress.rollout_forwards,
+            "train_forward": self.learner.work.forward,
+            "train_backward": self.learner.work.backward,
+            "eval": progress.eval_forwards,
+        }
+        result["rows_run"] = dict(progress.rows_run)  # what was computed for RL: equal rows share one forward
+        return {**result, **provenance()}
+
+    def interval(self, values: np.ndarray) -> dict[str, float]:
+        return interval(values, clusters(self.setup), seed=self.setup.recipe.train.seed)
+
+    def hours(self) -> float:
+        """Hours of work, those before interruptions included."""
+        return (self.progress.worked + time.perf_counter() - self.started) / 3600
+
+    def _outcomes(self, when: str) -> dict[str, np.ndarray]:
+        path = self.folder.path / "evaluations.jsonl"
+        rows = read_jsonl(path) if path.exists() else []
+        found = next((row for row in rows if row["when"] == when and row["split"] == "eval"), {"outcomes": {}})
+        return {name: np.array(values, dtype=float) for name, values in found["outcomes"].items()}
+
+    # -- saving and taking up again -------------------------------------------------------------------------------
+
+    def save(self, learner: Learner | None = None, sft_step: int | None = None) -> None:
+        """A checkpoint of this moment; old ones go. learner: the warm start's, with its step."""
+        name = checkpoint.name_of(self.progress.updates, sft_step)
+        where = self.folder.path / CHECKPOINTS
+        if any(path.name == name for path in checkpoint.listed(where)):
+            return  # the run was taken up from it, and nothing has happened since
+        with self.timed("save"):
+            tensors, rest = (learner or self.learner).state()
+            state = {
+                "progress": {**asdict(self.progress), "worked": 3600 * self.hours()},
+                "learner": rest,
+                "tables": self.folder.sizes(),
+                "random": global_streams(),
+                "health": self.health.state(),
+                "recipe": self.setup.recipe.model_dump(mode="json"),
+            }
+            checkpoint.write(where, name, tensors, plain(state))
+            best = self.progress.best
+            spare = checkpoint.name_of(best["update"]) if best and self.setup.recipe.save.best_by else None
+            checkpoint.prune(where, self.setup.recipe.save.keep, spare)
+
+    def take_up(self, saved: Saved) -> None:
+        """Continue from a checkpoint: everything written after it is cut back."""
+        state = saved.state
+        self.progress = Progress(**{**state["progress"], "unhealthy": ""})
+        if self.progress.warmed or self.setup.warm_start is None:
+            self.learner.load_state(saved.tensors, state["learner"])
+        else:
+            self.sft_state = saved
+        self.folder.cut_back(state["tables"], self.progress.updates)
+        self.health.load(state["health"])
+        restore_global_streams(state["random"])
+
+    def _track(self, values: Mapping[str, Any]) -> None:
+        if self.tracker is not None:
+            self.tracker.log(values, step=self.progress.updates)
+
+    def _alarms(self, alarms: Sequence[Alarm]) -> None:
+        """Write them down and say them; one at level stop ends the run."""
+        for alarm in alarms:
+            self.live.say(f"{'STOP' if alarm.level == 'stop' else 'warning'}: {alarm}")
+            if alarm.level == "stop":
+                self.progress.unhealthy = alarm.monitor
+        if alarms:
+            self.folder.append("health.jsonl", [asdict(alarm) for alarm in alarms])
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        spent = time.perf_counter() - start
+        self.progress.seconds[name] = self.progress.seconds.get(name, 0.0) + spent
+        key = f"seconds/{name}"
+        self.clock[key] = self.clock.get(key, 0.0) + spent
+
+    def _keep(self, path: Path, batch: ScoredBatch, texts: Mapping[int, str], **more: Any) -> None:
+        count, tokenizer = self.setup.recipe.train.log_rollouts, self.setup.policy.tokenizer
+        update = int(path.stem) if path.stem.isdigit() else self.progress.updates
+        write_samples(path, sample_rows(batch, count, update=update, prompts=texts, tokenizer=tokenizer, **more))

@@ -1,0 +1,343 @@
+"""Interrupted anywhere and continued, a run is the undisturbed run, bit for bit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import unmask
+from rl import checkpoint, samples, session, warm_start
+from rl.checkpoint import CheckpointError
+from rl.interrupt import Interrupt, RunInterrupted
+from rl.progress import Reporter
+from rl.resume import ResumeError
+from rl.run import Run, plain, read_jsonl
+from tests.oracles.runs import ROWS, digits, recipe, train, written
+from tests.oracles.training import tiny_folder
+
+TABLES = ("metrics.jsonl", "evaluations.jsonl", "warm_start.jsonl")
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def global_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(1)
+
+
+def full(folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """All weights, a warm start, a schedule, evaluations, a validation split that chooses."""
+    file = written(ROWS, tmp_path / "rows.jsonl")
+    (tmp_path / "mine.py").write_text(
+        "def even(completions, **_):\n    return [sum(c in '02468' for c in t) / 8 for t in completions]\n"
+    )
+    return {
+        **recipe(
+            folder,
+            train={"updates": 6, "deterministic": True, "log_rollouts": 2},
+            optim={"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2},
+            warm_start={"data": {"path": file}, "steps": 5, "batch": 2, "lr": 1e-3, "schedule": "linear"},
+            data={"train": {"path": file}, "eval": {"path": file}, "validation": {"path": file, "limit": 4}},
+            eval={"every": 2, "steps": [2], "n": 3},
+            save={"every": 2, "sft_every": 2, "keep": 2, "best_by": "even"},
+        ),
+        "rewards": [{"fn": f"{tmp_path}/mine.py:even"}],
+    }
+
+
+def lora(folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """An adapter, several inner passes, a reference that moves; checkpoints at every update."""
+    method = {"preset": "diffu_grpo", "inner_passes": 2, "kl": {"reference": "moving", "every": 2, "mix": 0.5}}
+    return {
+        **full(folder, tmp_path),
+        "method": method,
+        "model": {"path": str(folder), "lora": {"r": 4, "alpha": 8}},
+        "save": {"every": 1, "keep": 1},
+        "data": {"train": {"path": str(tmp_path / "rows.jsonl")}},
+        "eval": None,
+        "warm_start": None,
+    }
+
+
+RECIPES = {"full": full, "lora": lora}
+
+
+def run(source: dict[str, Any], out: str, **options: Any) -> Run:
+    source = {**source, "train": {**source["train"], "out": out}}
+    return unmask.train(source, reporter=Reporter(quiet=True), **options)
+
+
+def same(left: Path, right: Path) -> None:
+    """Tables byte for byte, rollouts, weights (best ones and the warm start's included) bit for bit."""
+    for name in TABLES:
+        assert (left / name).exists() == (right / name).exists(), name
+        if (left / name).exists():
+            assert (left / name).read_bytes() == (right / name).read_bytes(), name
+    for pattern in ("**/*.parquet", "**/*.safetensors"):
+        files = [
+            sorted(path.relative_to(one) for path in one.glob(pattern) if "earlier" not in path.parts)
+            for one in (left, right)
+        ]
+        assert files[0] == files[1]
+        assert files[0]
+        for name in files[0]:
+            if name.suffix == ".parquet":
+                assert samples.read_samples(left / name) == samples.read_samples(right / name)
+            else:
+                ours, theirs = load_file(left / name), load_file(right / name)
+                assert ours.keys() == theirs.keys()
+                assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+    first, second = (json.loads((one / "summary.json").read_text()) for one in (left, right))
+    for summary in (first, second):
+        summary.pop("wall_seconds")
+    assert first == second
+
+
+class Killed(BaseException):
+    """Nobody catches it, as nobody catches SIGKILL."""
+
+
+def killing(owner: Any, name: str, at: int, *, after: bool) -> Callable[[pytest.MonkeyPatch], None]:
+    """Die at call number ``at`` of a function, before it or after it has acted."""
+
+    def install(patch: pytest.MonkeyPatch) -> None:
+        own, count = getattr(owner, name), 0
+
+        def dying(*args: Any, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count != at:
+                return own(*args, **options)
+            if after:
+                own(*args, **options)
+            raise Killed
+
+        patch.setattr(owner, name, dying)
+
+    return install
+
+
+def half_a_row(folder: Any, name: str, rows: Any) -> None:
+    """The second row of the metrics is cut off in its middle."""
+    path, text = folder.path / name, "".join(json.dumps(plain(row)) + "\n" for row in rows)
+    cut = name == "metrics.jsonl" and path.exists()
+    with path.open("a") as file:
+        file.write(text[: len(text) // 2] if cut else text)
+    if cut:
+        raise Killed
+
+
+MOMENTS = {
+    "in the warm start": ("full", killing(session.RunFolder, "append", 4, after=True)),
+    "after the warm start": ("full", killing(warm_start, "save_weights", 1, after=True)),
+    "in the evaluation before RL": ("full", killing(session, "answer_prompts", 1, after=False)),
+    "in the first update": ("full", killing(session, "train_step", 1, after=True)),
+    "between rollouts and their metrics": ("full", killing(session, "write_samples", 5, after=True)),
+    "in a later update": ("full", killing(session, "train_step", 5, after=True)),
+    "writing a checkpoint": ("full", killing(checkpoint, "flush", 22, after=False)),
+    "writing a later checkpoint": ("lora", killing(checkpoint, "flush", 17, after=False)),
+    "deleting a checkpoint": ("lora", killing(checkpoint, "remove", 2, after=False)),
+    "in the middle of a row": ("lora", lambda patch: patch.setattr(session.RunFolder, "append", half_a_row)),
+    "after the last update": ("full", killing(session, "save_weights", 1, after=False)),
+    "before the summary": ("full", killing(session.RunFolder, "write_json", 1, after=True)),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    found = {}
+    for name, make in RECIPES.items():
+        place = folder / name
+        place.mkdir()
+        found[name] = run(make(checkpoint_folder, place), str(place / "run")).folder
+    torch.use_deterministic_algorithms(False)
+    return found
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment_and_continued(
+    checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path], moment: str
+) -> None:
+    kind, install = MOMENTS[moment]
+    source = RECIPES[kind](checkpoint_folder, undisturbed[kind].parent)
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        with pytest.raises(Killed):
+            run(source, "mine")
+    run(source, "mine", resume="auto")
+    same(Path("mine"), undisturbed[kind])
+    assert not Path("mine/earlier").exists() or moment == "in the warm start"
+
+
+def test_killed_again_and_again(checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path]) -> None:
+    source = full(checkpoint_folder, undisturbed["full"].parent)
+    for at in (1, 2, 2, 1, 3, 1, 2, 5, 1, 9):
+        with pytest.MonkeyPatch.context() as patch:
+            killing(session, "train_step", at, after=at % 2 == 0)(patch)
+            try:
+                run(source, "mine", resume="auto")
+            except Killed:
+                continue
+            break
+    run(source, "mine", resume="auto")
+    same(Path("mine"), undisturbed["full"])
+
+
+def test_a_damaged_checkpoint_costs_only_the_updates_since_the_one_before(
+    checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = full(checkpoint_folder, undisturbed["full"].parent)
+    shutil.copytree(undisturbed["full"], "mine")
+    weights = Path("mine/checkpoints/update-000006/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-3])
+    source["train"]["out"] = "mine"
+    unmask.train(source, resume="auto")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "update-000006 is damaged: weights.safetensors has" in said
+    assert "using the one before it. Continuing from mine/checkpoints/update-000004" in said
+    same(Path("mine"), undisturbed["full"])
+
+
+def test_a_checkpoint_by_its_path_goes_back_to_it(
+    checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path]
+) -> None:
+    shutil.copytree(undisturbed["full"], "mine")
+    source = full(checkpoint_folder, undisturbed["full"].parent)
+    again = unmask.train(source, resume="mine/checkpoints/update-000004", reporter=Reporter(quiet=True))
+    assert again.folder == Path("mine")
+    same(Path("mine"), undisturbed["full"])
+
+
+def test_a_run_can_be_made_longer(checkpoint_folder: Path, tmp_path: Path) -> None:
+    source = lora(checkpoint_folder, tmp_path)
+    full(checkpoint_folder, tmp_path)
+    source["optim"] = {"lr": 1e-3}
+    long = run(source, "long")
+    run({**source, "train": {**source["train"], "updates": 3}}, "short")
+    run(source, "short", resume="short")
+    same(long.folder, Path("short"))
+
+
+def test_what_changes_the_numbers_is_refused_on_resume(checkpoint_folder: Path, tmp_path: Path) -> None:
+    train(recipe(checkpoint_folder))
+    changed = recipe(checkpoint_folder, optim={"lr": 2e-3}, rollout={"temperature": 0.7}, train={"micro_batch": 3})
+    with pytest.raises(ResumeError, match=r"differs in rollout.temperature, optim.lr\. Continue with run/recipe.yaml"):
+        train(changed, resume="auto")
+    assert len(read_jsonl(Path("run/metrics.jsonl"))) == 2
+
+
+def test_there_must_be_something_to_continue(
+    checkpoint_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ResumeError, match="there is no such folder"):
+        train(recipe(checkpoint_folder), resume="nowhere")
+    Path("empty").mkdir()
+    with pytest.raises(ResumeError, match="there is no checkpoint to continue from"):
+        train(recipe(checkpoint_folder), resume="empty")
+    unmask.train(recipe(checkpoint_folder), digits, ROWS, resume="auto")  # auto: from the beginning, said
+    assert "No checkpoint to continue from in run; starting anew." in capsys.readouterr().out
+
+
+def test_a_table_that_lost_rows_is_named(checkpoint_folder: Path, tmp_path: Path) -> None:
+    train(recipe(checkpoint_folder))
+    Path("run/metrics.jsonl").write_text("")
+    with pytest.raises(
+        CheckpointError, match=r"run/metrics.jsonl has 0 bytes, but the checkpoint was written when it had"
+    ):
+        train(recipe(checkpoint_folder), resume="auto")
+
+
+# ---- Ctrl-C, ends
+
+
+@pytest.mark.parametrize("moment", ["warm start", "RL"])
+def test_the_first_signal_saves_and_ends(
+    checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    source = full(checkpoint_folder, undisturbed["full"].parent)
+    source["save"] = {**source["save"], "sft_every": 0, "every": 0}
+    name, at = ("append", 3) if moment == "warm start" else ("append", 5 + 1 + 2 * 3)
+    own, count = session.RunFolder.append, 0
+
+    def counting(self: Any, *args: Any) -> None:
+        nonlocal count
+        own(self, *args)
+        count += 1
+        if count == at:
+            signal_handler(2, None)
+
+    seen: list[Interrupt] = []
+    enter = Interrupt.__enter__
+    monkeypatch.setattr(Interrupt, "__enter__", lambda self: (seen.append(self), enter(self))[1])
+
+    def signal_handler(number: int, frame: Any) -> None:
+        seen[-1]._handle(number, frame)
+
+    monkeypatch.setattr(session.RunFolder, name, counting)
+    with pytest.raises(RunInterrupted, match=r"stopped at .* saved in mine\. Continue with: --resume auto"):
+        run(source, "mine")
+    assert len(list(Path("mine/checkpoints").iterdir())) >= 1
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    source["save"] = full(checkpoint_folder, undisturbed["full"].parent)["save"]
+    run(source, "mine", resume="auto")
+    for table in ("metrics.jsonl", "warm_start.jsonl"):
+        assert (Path("mine") / table).read_bytes() == (undisturbed["full"] / table).read_bytes()
+
+
+def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("rl.interrupt.os._exit", ended.append)
+    interrupt = Interrupt(lambda text: None)
+    interrupt._handle(2, None)
+    assert interrupt.asked
+    assert not ended
+    interrupt._handle(2, None)
+    assert ended == [130]
+
+
+def test_a_run_stops_where_the_recipe_says(
+    checkpoint_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = unmask.train(recipe(checkpoint_folder, train={"updates": 5}, stop={"updates": 2}), digits, ROWS)
+    assert len(few.metrics) == few.summary["updates"] == 2
+    assert "ended after update 2: stop.updates" in capsys.readouterr().out
+    short = unmask.train(recipe(checkpoint_folder, train={"updates": 5}, stop={"hours": 1e-9}), digits, ROWS)
+    assert len(short.metrics) == 1
+    assert "stop.hours" in capsys.readouterr().out
+
+
+def test_a_plateau_on_the_validation_split_ends_the_run(checkpoint_folder: Path, tmp_path: Path) -> None:
+    source = full(checkpoint_folder, tmp_path)
+    source |= {
+        "optim": {"lr": 1e-7},
+        "stop": {"plateau": 2},
+        "warm_start": None,
+        "train": {**source["train"], "updates": 9},
+    }
+    source["model"] = {"path": str(checkpoint_folder)}
+    done = run(source, "mine")
+    rows = read_jsonl(done.folder / "evaluations.jsonl")
+    assert [row["update"] for row in rows if row["split"] == "validation"] == [2, 4, 6]  # a best, and two that are not
+    assert done.summary["updates"] == 6
+    assert done.summary["best"]["update"] == 2
+    assert (done.folder / "best" / "model").is_dir()
+    assert json.loads((done.folder / "best.json").read_text()) == done.summary["best"]
+
+
+def test_hours_count_all_parts_of_a_run(checkpoint_folder: Path, tmp_path: Path) -> None:
+    train(recipe(checkpoint_folder))
+    state = json.loads(Path("run/checkpoints/update-000002/state.json").read_text())
+    assert 0 < state["progress"]["worked"] < 600
