@@ -62,6 +62,9 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
 
+DEEPEST = 50  # levels of nesting; an alias that contains itself has no bottom
+
+
 def parse_value(text: str) -> Any:
     """The value of a command-line override, read as YAML: numbers, true/false, null, lists, mappings, else text."""
     document = Document("")
@@ -112,6 +115,9 @@ def read_yaml(text: str, file: str) -> Document:
 
 def _construct(loader: yaml.SafeLoader, node: yaml.Node, path: Key, document: Document) -> Any:
     """Node to plain data, noting lines and duplicate keys. Keys stay the text that was written: `on` is "on"."""
+    if len(path) > DEEPEST:
+        what = f"nested deeper than {DEEPEST} levels; does an alias contain itself?"
+        raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(loader, node, path, document)
     if isinstance(node, yaml.SequenceNode):

@@ -181,7 +181,11 @@ class _Renderer:
             if row[name] is None:
                 return _Dropped(f"null column {name}")
         assert self.config.template is not None
-        return self.config.template.format_map(row)
+        try:
+            return self.config.template.format_map(row)
+        except (ValueError, TypeError) as error:  # a number format on text, a conversion that does not exist
+            what = f"cannot be filled with a row: {error}"
+            raise DataError.at("data.prompt.template", what, None, "write {column} without a format") from error
 
     def _with_system(self, messages: list[Message], index: int) -> list[Message]:
         if self.config.system is None:

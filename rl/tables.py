@@ -49,11 +49,16 @@ def read_table(split: Split, where: str) -> "Dataset":
 def as_table(rows: "Dataset | Sequence[Mapping[str, Any]]", where: str) -> "Dataset":
     """An in-memory data set as a table. Raises DataError if it is no Dataset, no list of mappings, or empty."""
     from datasets import Dataset
+    from pyarrow import ArrowInvalid, ArrowTypeError
 
     if isinstance(rows, Dataset):
         table = rows
     elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
-        table = Dataset.from_list([dict(row) for row in rows])
+        try:
+            table = Dataset.from_list([dict(row) for row in rows])
+        except (ArrowInvalid, ArrowTypeError) as error:
+            what = f"a column holds values of several types: {str(error).splitlines()[0]}"
+            raise DataError.at(where, what, None, "give each column one type, as text where they differ") from error
     else:
         raise DataError.at(where, f"must be a datasets.Dataset or a list of mappings, not {type(rows).__name__}")
     if len(table) == 0:

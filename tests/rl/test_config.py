@@ -244,6 +244,8 @@ def test_switches_may_be_words(word, value):
         ({"outcome": "solved"}, "outcome", "no reward 'solved'", "sudoku.solved"),
         ({"data": {"eval": {"path": "a/b"}}}, "data.eval", "nothing evaluates", None),
         ({"eval": {}}, "eval", "no prompts to evaluate on", None),
+        ({"train": {"out": __file__}}, "train.out", "is a file", None),
+        ({"train": {"out": f"{__file__}/deeper"}}, "train.out", "is a file", None),
     ],
 )
 def test_each_mistake_is_named_with_its_key(changes, key, said, nearest):
@@ -340,6 +342,7 @@ def test_the_rendered_text_is_plain(tmp_path):
         ("a: [1\nb: 2", "not valid YAML"),
         ("- a\n", "mapping of sections"),
         ("a: b: c", "not valid YAML"),
+        ("a: &x [*x]", "nested deeper than 50 levels"),
         ("\ta: 1", "not valid YAML"),
     ],
 )
@@ -434,3 +437,35 @@ def test_an_unknown_key_everywhere_in_the_schema_is_refused():
         assert [problem.key for problem in problems] == [".".join(map(str, (*path, "zzz")))]
         checked += 1
     assert checked > 15
+
+
+# --- what chooses a checkpoint or an end
+
+
+@pytest.mark.parametrize("key", ["save.best_by", "stop.plateau"])
+def test_choosing_needs_a_split_of_its_own(key, tmp_path):
+    section, name = key.split(".")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "1", "puzzle": "0"}\n')
+    value = "sudoku.solved" if name == "best_by" else 2
+    wanted = {section: {name: value}, "eval": {"every": 5}, "data": {"eval": {"path": str(rows)}}}
+    problem = only_problem(wanted)
+    assert problem.key == key
+    assert "data.eval is only reported" in problem.message
+    own = {"validation": {"path": str(rows), "limit": 1}, "eval": {"path": str(rows)}}
+    load_recipe(merged(GOOD, {**wanted, "data": own}))
+    same = {"validation": {"path": str(rows)}, "eval": {"path": str(rows)}}
+    assert "is the same split as data.eval" in only_problem({**wanted, "data": same}).message
+    never = {**wanted, "data": own, "eval": {"every": 0}}
+    assert only_problem(never).message == "nothing is measured during the run"
+    assert "nothing looks at it" in only_problem({"data": own, "eval": {"every": 5}}).message
+    misspelt = merged(GOOD, {**wanted, "data": own, "save": {"best_by": "solved"}})
+    found = problems_of(misspelt)
+    assert [(one.key, one.nearest) for one in found] == [("save.best_by", "sudoku.solved")]
+
+
+def test_a_sink_that_is_not_installed_is_said_before_the_run(monkeypatch):
+    monkeypatch.setattr("rl.config_checks.missing", list)
+    problem = only_problem({"track": {"sinks": ["wandb"]}})
+    assert problem.key == "track.sinks"
+    assert "unmask[track]" in (problem.remedy or "")

@@ -228,6 +228,10 @@ def test_empty_rows_in_memory():
     assert "not str" in error("rows")  # pyright: ignore[reportArgumentType]
 
 
+def test_a_column_of_several_types():
+    assert "a column holds values of several types" in error([{"prompt": "a", "n": 1}, {"prompt": "b", "n": "two"}])
+
+
 def test_no_row_left():
     assert "no row of 2 is left: 2 empty prompt" in error([{"prompt": ""}, {"prompt": ""}])
 
@@ -240,6 +244,8 @@ def test_no_row_left():
         ("{question", "cannot be read"),
         ("solve it", "names no column"),
         ("{question.__class__}", "does not have"),
+        ("{question:d}", "cannot be filled with a row"),
+        ("{question!z}", "cannot be filled with a row"),
     ],
 )
 def test_a_template_that_does_not_fit(template, said):

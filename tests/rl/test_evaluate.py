@@ -1,5 +1,6 @@
 """Accuracy and its intervals: against formulas, by coverage, and with streams of their own."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from rewards.contract import InfrastructureError, Reward
 from rl.data import Prompt
-from rl.evaluate import evaluate_prompts, interval, paired_gain
+from rl.evaluate import answer_prompts, evaluate_prompts, interval, paired_gain, pass_at_k
 from rollouts.engine import generate
 from rollouts.models import Policy
 from rollouts.spec import SamplerSpec
@@ -184,3 +185,37 @@ def test_labels_of_clusters_may_be_anything() -> None:
     values = np.array([0.0, 1.0, 1.0, 0.0])
     odd = interval(values, [None, "a", ["a"], None])
     assert odd == interval(values, [0, 1, 2, 0])
+
+
+# ---- several samples
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(n: int) -> None:
+    """Against the definition: all subsets of k of the n samples."""
+    rows = np.array(list(itertools.product([0.0, 1.0], repeat=n)))
+    found = pass_at_k(rows)
+    assert list(found) == [str(k) for k in sorted({1, 2, 4, n} & set(range(1, n + 1)))]
+    for name, values in found.items():
+        for row, value in zip(rows, values, strict=True):
+            subsets = list(itertools.combinations(row, int(name)))
+            assert value == pytest.approx(sum(max(subset) >= 1 for subset in subsets) / len(subsets))
+
+
+def test_samples_that_could_not_be_graded_do_not_count() -> None:
+    found = pass_at_k(np.array([[1.0, NAN, 0.0], [NAN, NAN, 1.0], [0.5, 0.0, 1.0]]))
+    np.testing.assert_allclose(found["1"], [0.5, 1.0, 1 / 3])  # half right is not right
+    np.testing.assert_allclose(found["2"], [1.0, NAN, 2 / 3])
+    np.testing.assert_allclose(found["3"], [NAN, NAN, 1.0])
+
+
+def test_samples_of_a_prompt_stand_in_its_row(policy: Policy) -> None:
+    hot = SPEC.model_copy(update={"temperature": 1.0})
+    answers = answer_prompts(
+        policy, prompts(policy), [Reward("digest", digest)], "digest", hot, seed=0, batch=5, samples=3
+    )
+    assert answers.outcome.shape == (8, 3)
+    assert answers.batch.rollouts.prompt_id.tolist() == [i for i in range(8) for _ in range(3)]
+    np.testing.assert_allclose(answers.outcome.ravel(), answers.batch.outcome.numpy())
+    assert len({tuple(row) for row in answers.outcome.tolist()}) > 4
+    assert any(len(set(row)) > 1 for row in answers.outcome.tolist())

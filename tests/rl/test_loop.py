@@ -15,21 +15,9 @@ from rl.progress import Reporter
 from rl.run import RunFolder, plain, read_jsonl
 from rollouts.models import Policy, load_policy
 from tests.oracles.runs import ROWS, digits, recipe, same_weights, samples, train, written
-from tests.oracles.training import tiny_folder, tiny_policy
+from tests.oracles.training import tiny_policy
 
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(autouse=True)
-def global_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs write into the working folder and may switch torch to deterministic algorithms; give both back."""
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 # ---- what a run leaves behind

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from rewards.contract import InfrastructureError, RewardError
@@ -19,21 +18,10 @@ from rollouts.trajectory import RolloutBatch
 from tests.oracles.runs import ROWS, digits, recipe, same_weights, samples, train, written
 from tests.oracles.training import tiny_folder
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
+
 CONVERSATIONS = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(autouse=True)
-def global_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs write into the working folder and may switch torch to deterministic algorithms; give both back."""
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(1)
 
 
 # ---- what rewards receive and may answer

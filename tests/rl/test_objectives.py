@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.objectives import KL_ESTIMATORS, Clipped, Raft, clip_mask, clipped_surrogate, k2, k3
+from rl.objectives import KL_ESTIMATORS, Clipped, Raft, clip_mask, clipped_surrogate, effective_share, k2, k3
 
 LOW, HIGH = 0.2, 0.3
 
@@ -198,3 +198,19 @@ def test_raft() -> None:
 def test_bad_components_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         Clipped.model_validate(bad)
+
+
+def test_effective_share_and_tails() -> None:
+    new, old = torch.tensor([[0.0, math.log(2), 9.0], [math.log(0.5), 0.0, 0.0]]), torch.zeros(2, 3)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    ratios = [1.0, 2.0, 0.5]
+    expected = sum(ratios) ** 2 / (3 * sum(r * r for r in ratios))
+    assert float(effective_share(new, old, mask)) == pytest.approx(expected)
+    assert float(effective_share(old, old, mask)) == 1.0
+    assert float(effective_share(new, old, mask & False)) == 0.0
+    low, high = Clipped().tails(new, old, mask)["ratio"]
+    assert (low, high) == (pytest.approx(0.5), pytest.approx(2.0))
+    assert Clipped().tails(new, old, mask & False) == {}
+    share, count = Clipped().metrics(new, old, torch.ones(2, 3), mask)["ess"]
+    assert float(share / count) == pytest.approx(expected)
+    assert Raft().tails(new, old, mask) == {}

@@ -11,29 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 import unmask
-from rl import checkpoint, samples, session, warm_start
+from rl import checkpoint as checkpoints
+from rl import samples, session, warm_start
 from rl.checkpoint import CheckpointError
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.progress import Reporter
 from rl.resume import ResumeError
 from rl.run import Run, plain, read_jsonl
 from tests.oracles.runs import ROWS, digits, recipe, train, written
-from tests.oracles.training import tiny_folder
+
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 TABLES = ("metrics.jsonl", "evaluations.jsonl", "warm_start.jsonl")
-
-
-@pytest.fixture(scope="module")
-def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(autouse=True)
-def global_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(1)
 
 
 def full(folder: Path, tmp_path: Path) -> dict[str, Any]:
@@ -145,9 +134,9 @@ MOMENTS = {
     "in the first update": ("full", killing(session, "train_step", 1, after=True)),
     "between rollouts and their metrics": ("full", killing(session, "write_samples", 5, after=True)),
     "in a later update": ("full", killing(session, "train_step", 5, after=True)),
-    "writing a checkpoint": ("full", killing(checkpoint, "flush", 22, after=False)),
-    "writing a later checkpoint": ("lora", killing(checkpoint, "flush", 17, after=False)),
-    "deleting a checkpoint": ("lora", killing(checkpoint, "remove", 2, after=False)),
+    "writing a checkpoint": ("full", killing(checkpoints, "flush", 22, after=False)),
+    "writing a later checkpoint": ("lora", killing(checkpoints, "flush", 17, after=False)),
+    "deleting a checkpoint": ("lora", killing(checkpoints, "remove", 2, after=False)),
     "in the middle of a row": ("lora", lambda patch: patch.setattr(session.RunFolder, "append", half_a_row)),
     "after the last update": ("full", killing(session, "save_weights", 1, after=False)),
     "before the summary": ("full", killing(session.RunFolder, "write_json", 1, after=True)),
@@ -155,23 +144,23 @@ MOMENTS = {
 
 
 @pytest.fixture(scope="module")
-def undisturbed(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def undisturbed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("undisturbed")
     found = {}
     for name, make in RECIPES.items():
         place = folder / name
         place.mkdir()
-        found[name] = run(make(checkpoint_folder, place), str(place / "run")).folder
+        found[name] = run(make(checkpoint, place), str(place / "run")).folder
     torch.use_deterministic_algorithms(False)
     return found
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_any_moment_and_continued(
-    checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path], moment: str
+    checkpoint: Path, tmp_path: Path, undisturbed: dict[str, Path], moment: str
 ) -> None:
     kind, install = MOMENTS[moment]
-    source = RECIPES[kind](checkpoint_folder, undisturbed[kind].parent)
+    source = RECIPES[kind](checkpoint, undisturbed[kind].parent)
     with pytest.MonkeyPatch.context() as patch:
         install(patch)
         with pytest.raises(Killed):
@@ -181,8 +170,8 @@ def test_killed_at_any_moment_and_continued(
     assert not Path("mine/earlier").exists() or moment == "in the warm start"
 
 
-def test_killed_again_and_again(checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path]) -> None:
-    source = full(checkpoint_folder, undisturbed["full"].parent)
+def test_killed_again_and_again(checkpoint: Path, tmp_path: Path, undisturbed: dict[str, Path]) -> None:
+    source = full(checkpoint, undisturbed["full"].parent)
     for at in (1, 2, 2, 1, 3, 1, 2, 5, 1, 9):
         with pytest.MonkeyPatch.context() as patch:
             killing(session, "train_step", at, after=at % 2 == 0)(patch)
@@ -196,9 +185,9 @@ def test_killed_again_and_again(checkpoint_folder: Path, tmp_path: Path, undistu
 
 
 def test_a_damaged_checkpoint_costs_only_the_updates_since_the_one_before(
-    checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, undisturbed: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = full(checkpoint_folder, undisturbed["full"].parent)
+    source = full(checkpoint, undisturbed["full"].parent)
     shutil.copytree(undisturbed["full"], "mine")
     weights = Path("mine/checkpoints/update-000006/weights.safetensors")
     weights.write_bytes(weights.read_bytes()[:-3])
@@ -211,18 +200,18 @@ def test_a_damaged_checkpoint_costs_only_the_updates_since_the_one_before(
 
 
 def test_a_checkpoint_by_its_path_goes_back_to_it(
-    checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path]
+    checkpoint: Path, tmp_path: Path, undisturbed: dict[str, Path]
 ) -> None:
     shutil.copytree(undisturbed["full"], "mine")
-    source = full(checkpoint_folder, undisturbed["full"].parent)
+    source = full(checkpoint, undisturbed["full"].parent)
     again = unmask.train(source, resume="mine/checkpoints/update-000004", reporter=Reporter(quiet=True))
     assert again.folder == Path("mine")
     same(Path("mine"), undisturbed["full"])
 
 
-def test_a_run_can_be_made_longer(checkpoint_folder: Path, tmp_path: Path) -> None:
-    source = lora(checkpoint_folder, tmp_path)
-    full(checkpoint_folder, tmp_path)
+def test_a_run_can_be_made_longer(checkpoint: Path, tmp_path: Path) -> None:
+    source = lora(checkpoint, tmp_path)
+    full(checkpoint, tmp_path)
     source["optim"] = {"lr": 1e-3}
     long = run(source, "long")
     run({**source, "train": {**source["train"], "updates": 3}}, "short")
@@ -230,33 +219,33 @@ def test_a_run_can_be_made_longer(checkpoint_folder: Path, tmp_path: Path) -> No
     same(long.folder, Path("short"))
 
 
-def test_what_changes_the_numbers_is_refused_on_resume(checkpoint_folder: Path, tmp_path: Path) -> None:
-    train(recipe(checkpoint_folder))
-    changed = recipe(checkpoint_folder, optim={"lr": 2e-3}, rollout={"temperature": 0.7}, train={"micro_batch": 3})
+def test_what_changes_the_numbers_is_refused_on_resume(checkpoint: Path, tmp_path: Path) -> None:
+    train(recipe(checkpoint))
+    changed = recipe(checkpoint, optim={"lr": 2e-3}, rollout={"temperature": 0.7}, train={"micro_batch": 3})
     with pytest.raises(ResumeError, match=r"differs in rollout.temperature, optim.lr\. Continue with run/recipe.yaml"):
         train(changed, resume="auto")
     assert len(read_jsonl(Path("run/metrics.jsonl"))) == 2
 
 
 def test_there_must_be_something_to_continue(
-    checkpoint_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ResumeError, match="there is no such folder"):
-        train(recipe(checkpoint_folder), resume="nowhere")
+        train(recipe(checkpoint), resume="nowhere")
     Path("empty").mkdir()
     with pytest.raises(ResumeError, match="there is no checkpoint to continue from"):
-        train(recipe(checkpoint_folder), resume="empty")
-    unmask.train(recipe(checkpoint_folder), digits, ROWS, resume="auto")  # auto: from the beginning, said
+        train(recipe(checkpoint), resume="empty")
+    unmask.train(recipe(checkpoint), digits, ROWS, resume="auto")  # auto: from the beginning, said
     assert "No checkpoint to continue from in run; starting anew." in capsys.readouterr().out
 
 
-def test_a_table_that_lost_rows_is_named(checkpoint_folder: Path, tmp_path: Path) -> None:
-    train(recipe(checkpoint_folder))
+def test_a_table_that_lost_rows_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    train(recipe(checkpoint))
     Path("run/metrics.jsonl").write_text("")
     with pytest.raises(
         CheckpointError, match=r"run/metrics.jsonl has 0 bytes, but the checkpoint was written when it had"
     ):
-        train(recipe(checkpoint_folder), resume="auto")
+        train(recipe(checkpoint), resume="auto")
 
 
 # ---- Ctrl-C, ends
@@ -264,9 +253,9 @@ def test_a_table_that_lost_rows_is_named(checkpoint_folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("moment", ["warm start", "RL"])
 def test_the_first_signal_saves_and_ends(
-    checkpoint_folder: Path, tmp_path: Path, undisturbed: dict[str, Path], monkeypatch: pytest.MonkeyPatch, moment: str
+    checkpoint: Path, tmp_path: Path, undisturbed: dict[str, Path], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    source = full(checkpoint_folder, undisturbed["full"].parent)
+    source = full(checkpoint, undisturbed["full"].parent)
     source["save"] = {**source["save"], "sft_every": 0, "every": 0}
     name, at = ("append", 3) if moment == "warm start" else ("append", 5 + 1 + 2 * 3)
     own, count = session.RunFolder.append, 0
@@ -291,7 +280,7 @@ def test_the_first_signal_saves_and_ends(
     assert len(list(Path("mine/checkpoints").iterdir())) >= 1
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    source["save"] = full(checkpoint_folder, undisturbed["full"].parent)["save"]
+    source["save"] = full(checkpoint, undisturbed["full"].parent)["save"]
     run(source, "mine", resume="auto")
     for table in ("metrics.jsonl", "warm_start.jsonl"):
         assert (Path("mine") / table).read_bytes() == (undisturbed["full"] / table).read_bytes()
@@ -309,25 +298,25 @@ def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_stops_where_the_recipe_says(
-    checkpoint_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = unmask.train(recipe(checkpoint_folder, train={"updates": 5}, stop={"updates": 2}), digits, ROWS)
+    few = unmask.train(recipe(checkpoint, train={"updates": 5}, stop={"updates": 2}), digits, ROWS)
     assert len(few.metrics) == few.summary["updates"] == 2
     assert "ended after update 2: stop.updates" in capsys.readouterr().out
-    short = unmask.train(recipe(checkpoint_folder, train={"updates": 5}, stop={"hours": 1e-9}), digits, ROWS)
+    short = unmask.train(recipe(checkpoint, train={"updates": 5}, stop={"hours": 1e-9}), digits, ROWS)
     assert len(short.metrics) == 1
     assert "stop.hours" in capsys.readouterr().out
 
 
-def test_a_plateau_on_the_validation_split_ends_the_run(checkpoint_folder: Path, tmp_path: Path) -> None:
-    source = full(checkpoint_folder, tmp_path)
+def test_a_plateau_on_the_validation_split_ends_the_run(checkpoint: Path, tmp_path: Path) -> None:
+    source = full(checkpoint, tmp_path)
     source |= {
         "optim": {"lr": 1e-7},
         "stop": {"plateau": 2},
         "warm_start": None,
         "train": {**source["train"], "updates": 9},
     }
-    source["model"] = {"path": str(checkpoint_folder)}
+    source["model"] = {"path": str(checkpoint)}
     done = run(source, "mine")
     rows = read_jsonl(done.folder / "evaluations.jsonl")
     assert [row["update"] for row in rows if row["split"] == "validation"] == [2, 4, 6]  # a best, and two that are not
@@ -337,7 +326,7 @@ def test_a_plateau_on_the_validation_split_ends_the_run(checkpoint_folder: Path,
     assert json.loads((done.folder / "best.json").read_text()) == done.summary["best"]
 
 
-def test_hours_count_all_parts_of_a_run(checkpoint_folder: Path, tmp_path: Path) -> None:
-    train(recipe(checkpoint_folder))
+def test_hours_count_all_parts_of_a_run(checkpoint: Path, tmp_path: Path) -> None:
+    train(recipe(checkpoint))
     state = json.loads(Path("run/checkpoints/update-000002/state.json").read_text())
     assert 0 < state["progress"]["worked"] < 600
