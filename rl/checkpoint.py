@@ -4,6 +4,7 @@ A checkpoint is a folder: ``*.safetensors``, ``state.json``, and ``manifest.json
 temporary name, flushed to disk (files, folder, parent) and renamed, so that a crash at any moment leaves the earlier ones as they were.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -153,6 +154,11 @@ def remove(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error of writing says that there is no room (or no quota) left. Safetensors tells it in words alone."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"(os error {errno.ENOSPC})" in str(error)
 
 
 def flush(path: Path) -> None:

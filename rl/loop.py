@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
+from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
 from rl.data import DataError
 from rl.evaluate import clusters, interval, outcomes_by_steps
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.progress import Reporter
-from rl.resume import open_run
+from rl.resume import CHECKPOINTS, open_run
 from rl.run import Run
 from rl.session import Session
 from rl.setup import Setup, set_up
 from rl.warm_start import warm_up
+
+
+REPORT_SECONDS = 30.0  # between two writings of report.html during a run
 
 
 def train(
@@ -67,7 +72,15 @@ def _run(setup: Setup, start: Any, reporter: Reporter | None, drive: Callable[[S
         if start.saved is not None:
             session.take_up(start.saved)
         with closing(session.open_sinks()):
-            return drive(session, interrupt)
+            try:
+                return drive(session, interrupt)
+            except (OSError, SafetensorError) as error:
+                if not is_full_disk(error):
+                    raise
+                raise CheckpointError(
+                    f"the disk is full: {error}. Make room (save.keep: fewer checkpoints), then continue with --resume auto; "
+                    f"what {session.folder.path / CHECKPOINTS} holds is intact"
+                ) from error
 
 
 def _train(session: Session, interrupt: Interrupt) -> Run:
@@ -86,6 +99,7 @@ def _train(session: Session, interrupt: Interrupt) -> Run:
         row = session.update(progress.updates)
         shown = {key: value for key, value in row.items() if key in ("outcome", "reward") or key.startswith("dropped/")}
         live.advance("RL", **shown)
+        session.report(every=REPORT_SECONDS)
         due = recipe.eval is not None and recipe.eval.every and progress.updates % recipe.eval.every == 0
         if due:
             if progress.updates < last:

@@ -56,10 +56,9 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     console = console or Console(highlight=False, soft_wrap=True)
     problems: list[str] = []
     network = _collect(problems, lambda: inspect_model(recipe))
-    sets = _load_data(recipe, command, network, problems)
-    if command == "train":
-        rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
-        problems += column_problems(recipe, rewards, sets)
+    sets = _load_data(recipe, network, problems)
+    rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
+    problems += column_problems(recipe, rewards, sets)
     if problems:
         raise PlanErrors(problems)
     assert network is not None
@@ -175,7 +174,7 @@ def _small_files(path: str) -> Path:
         ) from error
 
 
-def _load_data(recipe: Recipe, command: str, network: Network | None, problems: list[str]) -> dict[str, PromptSet]:
+def _load_data(recipe: Recipe, network: Network | None, problems: list[str]) -> dict[str, PromptSet]:
     """The prompts of every split; without a network, which has a problem then, the tables are read all the same."""
     room = 1 if network is None else network.max_length - recipe.rollout.canvas
     if network is not None and room < 1:
@@ -184,9 +183,12 @@ def _load_data(recipe: Recipe, command: str, network: Network | None, problems: 
             "positions; use a shorter canvas"
         )
         return {}
-    splits = {"warm_start.data": recipe.warm_start.data if recipe.warm_start else None}
-    if command == "train":
-        splits = {"data.train": recipe.data.train, "data.eval": recipe.data.eval, **splits}
+    splits = {
+        "data.train": recipe.data.train,
+        "data.eval": recipe.data.eval,
+        "data.validation": recipe.data.validation,
+        "warm_start.data": recipe.warm_start.data if recipe.warm_start else None,
+    }
     sets: dict[str, PromptSet] = {}
     for key, split in splits.items():
         if split is None:

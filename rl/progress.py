@@ -57,7 +57,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False)  # a reason may hold [brackets]
 
     def phase(self, name: str, total: int, *, done: int = 0, transient: bool = False) -> None:
         """Begin a phase of ``total`` units, ``done`` of them before. A transient one leaves no bar behind, and no line unless it lasts."""

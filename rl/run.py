@@ -33,7 +33,17 @@ class Run:
 # What a run writes into its folder. The tables grow line by line and are cut back on resume; the rest is made anew.
 TABLES = ("metrics.jsonl", "timing.jsonl", "warm_start.jsonl", "evaluations.jsonl", "health.jsonl")
 RESULTS = ("summary.json", "report.html", "curve.png", "best.json", "model", "adapter", "best", "failed")
-OTHERS = ("recipe.yaml", "track.json", "rollouts", "rollouts.jsonl", "warm_start", "checkpoints", "control")
+OTHERS = (
+    "tensorboard",
+    "wandb",
+    "recipe.yaml",
+    "track.json",
+    "rollouts",
+    "rollouts.jsonl",
+    "warm_start",
+    "checkpoints",
+    "control",
+)
 EARLIER = "earlier"
 
 

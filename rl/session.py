@@ -21,6 +21,7 @@ from rl.health import Alarm, Health
 from rl.learner import Learner, TrainingError
 from rl.metrics import Metrics
 from rl.progress import Reporter
+from rl.report import write_report
 from rl.resume import CHECKPOINTS, global_streams, restore_global_streams
 from rl.run import Run, RunFolder, plain, provenance, read_jsonl
 from rl.samples import FOLDER, TokenRatios, file_of, sample_rows, write_samples
@@ -60,6 +61,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
     clock: dict[str, float] = field(default_factory=dict)  # since the last row of timing.jsonl
+    reported: float = 0.0  # when the report was last written
     sft_state: Saved | None = None  # a checkpoint of the warm start that is yet to be taken up
 
     @staticmethod
@@ -271,7 +273,15 @@ class Session:
             self.folder.write_json("best.json", best)
         summary = self.summary()
         self.folder.write_json("summary.json", summary)
+        self.report()
         return Run(self.folder.path, summary)
+
+    def report(self, every: float = 0.0) -> None:
+        """Write ``report.html``, unless that was done in the last ``every`` seconds."""
+        now = time.perf_counter()
+        if now - self.reported >= every:
+            write_report([self.folder.path])
+            self.reported = now
 
     def summary(self) -> dict[str, Any]:
         recipe, progress = self.setup.recipe, self.progress
@@ -318,9 +328,9 @@ class Session:
         """A checkpoint of this moment; old ones go. learner: the warm start's, with its step."""
         name = checkpoint.name_of(self.progress.updates, sft_step)
         where = self.folder.path / CHECKPOINTS
-        if any(path.name == name for path in checkpoint.listed(where)):
-            return  # the run was taken up from it, and nothing has happened since
         with self.timed("save"):
+            if any(path.name == name for path in checkpoint.listed(where)):
+                return  # the run was taken up from it, and nothing has happened since
             tensors, rest = (learner or self.learner).state()
             state = {
                 "progress": {**asdict(self.progress), "worked": 3600 * self.hours()},
@@ -331,9 +341,12 @@ class Session:
                 "recipe": self.setup.recipe.model_dump(mode="json"),
             }
             checkpoint.write(where, name, tensors, plain(state))
-            best = self.progress.best
-            spare = checkpoint.name_of(best["update"]) if best and self.setup.recipe.save.best_by else None
-            checkpoint.prune(where, self.setup.recipe.save.keep, spare)
+            self._prune()
+
+    def _prune(self) -> None:
+        best, save = self.progress.best, self.setup.recipe.save
+        spare = checkpoint.name_of(best["update"]) if best and save.best_by else None
+        checkpoint.prune(self.folder.path / CHECKPOINTS, save.keep, spare)
 
     def take_up(self, saved: Saved) -> None:
         """Continue from a checkpoint: everything written after it is cut back."""
@@ -346,6 +359,7 @@ class Session:
         self.folder.cut_back(state["tables"], self.progress.updates)
         self.health.load(state["health"])
         restore_global_streams(state["random"])
+        self._prune()
 
     def _track(self, values: Mapping[str, Any]) -> None:
         if self.tracker is not None:

@@ -29,6 +29,7 @@ STEP = "tests/rl/test_step.py"
 LEARNER = "tests/rl/test_learner.py"
 SFT = "tests/rl/test_sft.py"
 EVALUATE = "tests/rl/test_evaluate.py"
+RESUME = "tests/rl/test_resume.py"
 
 MUTATIONS = (
     # the token law
@@ -55,7 +56,11 @@ MUTATIONS = (
     ),
     Mutation("draw past the end", "rollouts/law.py", "torch.minimum(index, last)", "torch.maximum(index, last)", LAW),
     Mutation(
-        "draw in float32", "rollouts/law.py", "logq.double().exp().cumsum(-1)", "logq.exp().cumsum(-1).double()", LAW
+        "draw in float32",
+        "rollouts/law.py",
+        "logq.to(torch.float64, copy=True).exp_().cumsum_(-1)",
+        "logq.exp().cumsum(-1).double()",
+        LAW,
     ),
     Mutation("draw ignores the total", "rollouts/law.py", ".unsqueeze(-1) * cdf[:, -1:]", ".unsqueeze(-1) * 1.0", LAW),
     Mutation("entropy sign", "rollouts/law.py", "return -torch.where(logp", "return torch.where(logp", LAW),
@@ -112,22 +117,38 @@ MUTATIONS = (
         "99).min(-1).values\n    return tau",
         SELECT,
     ),
-    Mutation("order mass above", "rollouts/select.py", "(logp < tau", "(logp > tau", SELECT),
-    Mutation("order mass ties always lose", "rollouts/select.py", " & loses_ties.unsqueeze(-1))", ")", SELECT),
-    Mutation("order mass ties never lose", "rollouts/select.py", " & loses_ties.unsqueeze(-1))", " & False)", SELECT),
+    Mutation("order mass above", "rollouts/select.py", "(logp < bar", "(logp > bar", SELECT),
+    Mutation(
+        "order mass ties always lose", "rollouts/select.py", "(loses_ties, tau", "(loses_ties | True, tau", SELECT
+    ),
+    Mutation(
+        "order mass ties never lose", "rollouts/select.py", "(loses_ties, tau", "(loses_ties & False, tau", SELECT
+    ),
     Mutation(
         "order mass sign", "rollouts/select.py", "torch.logsumexp(safe, -1)", "-torch.logsumexp(safe, -1)", SELECT
     ),
     Mutation("random choice sign", "rollouts/select.py", "[-math.log(math.comb", "[math.log(math.comb", SELECT),
     # the sampler
-    Mutation("tie rule in the sampler", "rollouts/denoise.py", "place[chunk] > last", "place[chunk] < last", SAMPLER),
+    Mutation("tie rule in the sampler", "rollouts/denoise.py", "place > last", "place < last", SAMPLER),
     Mutation(
         "order mass of the kept", "rollouts/denoise.py", "(masked & ~kept)[masked]", "(masked & kept)[masked]", SAMPLER
     ),
     Mutation("random keeps no subset law", "rollouts/denoise.py", "score = -uniform[1]", "score = uniform[1]", SAMPLER),
-    Mutation("confidence under q", "rollouts/denoise.py", "score = raw", "score = sampler", SAMPLER),
-    Mutation("confidence under q, greedy", "rollouts/denoise.py", "score = raw", "score = sampler", PARITY),
-    Mutation("raw recorded as sampler", "rollouts/denoise.py", "= sampler[kept]", "= raw[kept]", SAMPLER),
+    Mutation(
+        "confidence under q",
+        "rollouts/denoise.py",
+        "keep_top(on_block(raw)",
+        "keep_top(on_block(sampler)",
+        SAMPLER,
+    ),
+    Mutation(
+        "confidence under q, greedy",
+        "rollouts/denoise.py",
+        "keep_top(on_block(raw)",
+        "keep_top(on_block(sampler)",
+        PARITY,
+    ),
+    Mutation("raw recorded as sampler", "rollouts/denoise.py", "[at] = sampler", "[at] = raw", SAMPLER),
     Mutation("block offset", "rollouts/denoise.py", "block * spec.steps_per_block + offset", "block + offset", SAMPLER),
     Mutation("stop rows that go on", "rollouts/denoise.py", "rows = rows[~ended]", "rows = rows[ended]", SAMPLER),
     Mutation("never stop", "rollouts/denoise.py", "if spec.early_stop:", "if not spec.early_stop:", SAMPLER),
@@ -221,8 +242,8 @@ MUTATIONS = (
     Mutation(
         "order without its gradient",
         "rl/likelihood.py",
-        "return (log_mass_below(laws.log_q(logits, law),",
-        "return (log_mass_below(laws.log_q(logits.detach(), law),",
+        "log_mass_below(own, logp",
+        "log_mass_below(own.detach(), logp",
         SCORES,
     ),
     Mutation(
@@ -416,6 +437,36 @@ MUTATIONS = (
         "places = batch.loss_mask[row].nonzero()",
         "places = batch.attention_mask[row].nonzero()",
         SFT,
+    ),
+    # several samples, ratios
+    Mutation("pass@k of the right", "rl/evaluate.py", "math.comb(total - good, k)", "math.comb(good, k)", EVALUATE),
+    Mutation("pass@k not of one", "rl/evaluate.py", "else 1.0 - math.comb", "else math.comb", EVALUATE),
+    Mutation("half is right", "rl/evaluate.py", "right = (correct >= 1.0)", "right = (correct > 0.0)", EVALUATE),
+    Mutation("ess not squared", "rl/objectives.py", "ratio.sum().square() /", "ratio.sum() /", OBJECTIVES),
+    Mutation(
+        "ess of masked",
+        "rl/objectives.py",
+        "(new - old).exp() * mask\n    return",
+        "(new - old).exp()\n    return",
+        OBJECTIVES,
+    ),
+    # what a checkpoint holds
+    Mutation(
+        "moments forgotten", "rl/learner.py", "moments.setdefault(index[name], {})[moment] = value", "pass", RESUME
+    ),
+    Mutation(
+        "schedule forgotten",
+        "rl/learner.py",
+        'self.schedule.load_state_dict({**rest["schedule"], "lr_lambdas": [None]})',
+        "pass",
+        RESUME,
+    ),
+    Mutation(
+        "reference forgotten",
+        "rl/learner.py",
+        'frozen = tensors.get("reference")',
+        'frozen = tensors["weights"] if "reference" in tensors else None',
+        RESUME,
     ),
     # intervals
     Mutation(

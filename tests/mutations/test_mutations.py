@@ -11,13 +11,14 @@ import pytest
 from tests.mutations.table import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("rl", "rollouts", "tests")
+COPIED = ("rl", "rollouts", "rewards", "tests")
 
 
 def copy_to(folder: Path) -> None:
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "unmask.py"):
+        shutil.copy(ROOT / name, folder)
 
 
 def run_tests(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:

@@ -26,7 +26,16 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 def test_a_run_leaves_recipe_metrics_rollouts_summary_and_weights(checkpoint: Path) -> None:
     run = train(recipe(checkpoint, train={"log_rollouts": 4, "updates": 3}))
     assert run.folder == Path("run")
-    wanted = {"recipe.yaml", "metrics.jsonl", "timing.jsonl", "rollouts", "checkpoints", "summary.json", "model"}
+    wanted = {
+        "recipe.yaml",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "rollouts",
+        "checkpoints",
+        "summary.json",
+        "report.html",
+        "model",
+    }
     assert {path.name for path in run.folder.iterdir()} == wanted
 
     again = load_recipe(run.folder / "recipe.yaml", provided=["data.train", "rewards"])
@@ -310,3 +319,42 @@ def test_what_json_cannot_hold_becomes_null(tmp_path: Path) -> None:
     folder.append("metrics.jsonl", [values])
     assert read_jsonl(tmp_path / "x" / "metrics.jsonl") == [{"a": None, "b": [None, 2, True], "c": {"1": [None, "w"]}}]
     assert plain(tiny_policy().mask_id) == 12
+
+
+# ---- what watches a run
+
+
+def test_a_monitor_at_stop_ends_the_run_and_its_remedy_goes_on(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    health = {"zero_signal": "stop", "window": 2}
+    source = recipe(checkpoint, train={"updates": 5}, health=health)
+    run = unmask.train(source, lambda completions, **_: [1.0] * len(completions), ROWS)
+    alarms = read_jsonl(run.folder / "health.jsonl")
+    assert [alarm["level"] for alarm in alarms if alarm["monitor"] == "zero_signal"] == ["stop"]
+    assert run.summary["updates"] == len(run.metrics) == alarms[-1]["update"] + 1 < 5
+    said = " ".join(capsys.readouterr().out.split())
+    assert "STOP: zero_signal" in said
+    assert "health.zero_signal says stop" in said
+    again = unmask.train(
+        source,
+        lambda completions, **_: [1.0] * len(completions),
+        ROWS,
+        overrides=["health.zero_signal=warn"],
+        resume="auto",
+        reporter=Reporter(quiet=True),
+    )
+    assert again.summary["updates"] == 5
+
+
+def test_sinks_get_the_numbers_once_even_if_the_run_was_interrupted(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra 'track'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    source = recipe(checkpoint, train={"updates": 4}, track={"sinks": ["tensorboard"]}, save={"every": 1, "keep": 9})
+    run = train(source)
+    assert train(source, resume="run/checkpoints/update-000002").metrics == run.metrics
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    seen = [(event.step, event.value) for event in events.Scalars("reward")]
+    assert seen == [(row["update"] + 1, pytest.approx(row["reward"])) for row in run.metrics]

@@ -1,5 +1,6 @@
 """Interrupted anywhere and continued, a run is the undisturbed run, bit for bit."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import unmask
@@ -246,6 +248,28 @@ def test_a_table_that_lost_rows_is_named(checkpoint: Path, tmp_path: Path) -> No
         CheckpointError, match=r"run/metrics.jsonl has 0 bytes, but the checkpoint was written when it had"
     ):
         train(recipe(checkpoint), resume="auto")
+
+
+def test_a_full_disk_anywhere_is_said_and_can_be_mended(
+    checkpoint: Path, tmp_path: Path, undisturbed: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = full(checkpoint, undisturbed["full"].parent)
+    for owner, name, error in (
+        (session, "write_samples", OSError(errno.ENOSPC, "No space left on device")),
+        (session, "save_weights", SafetensorError("I/O error: No space left on device (os error 28)")),
+    ):
+
+        def full_disk(*args: Any, error: Exception = error) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full_disk)
+            with pytest.raises(
+                CheckpointError, match=r"the disk is full: .*No space left.*mine/checkpoints holds is intact"
+            ):
+                run(source, "mine", resume="auto")
+    run(source, "mine", resume="auto")
+    same(Path("mine"), undisturbed["full"])
 
 
 # ---- Ctrl-C, ends
