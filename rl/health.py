@@ -21,6 +21,8 @@ WATCHED = [
     "outcome",
     "reward",
     "dead_groups",
+    "zero_signal_groups",
+    "truncated",
     "group_diversity",
     "empty",
     "length",
@@ -56,7 +58,8 @@ class Health:
     def __init__(self, config: HealthConfig, facts: Facts) -> None:
         self._config = config
         self._facts = facts
-        self._names = [*WATCHED, *(f"reward/{name}/std" for name, weight in facts.weights.items() if weight)]
+        trained = [f"reward/{name}" for name, weight in facts.weights.items() if weight]
+        self._names = [*WATCHED, *trained, *(f"{name}/std" for name in trained)]
         self._kept = max(config.window, config.limits.empty_updates)
         self._recent: dict[str, list[float]] = {}
         self._early: dict[str, list[float]] = {}
@@ -96,14 +99,14 @@ class Health:
 
         A stop comes from the validation split alone: the reported split is never used to choose anything, not even an end.
         """
-        value, low = accuracy["value"], accuracy["low"]
-        if value is None or low is None or not math.isfinite(value) or self._config.eval_falls == "off":
+        value = accuracy["value"]
+        if value is None or not math.isfinite(value) or self._config.eval_falls == "off":
             return []
         rewards = self._recent.get("reward", [])[-self._config.window :]
         reward = math.fsum(rewards) / len(rewards) if rewards else None
         best = self._best.get(split)
         if best is None or value > best["value"]:
-            self._best[split] = {"update": update, "value": value, "low": low, "reward": reward}
+            self._best[split] = {**accuracy, "update": update, "reward": reward}
             return []
         finding = self._fallen(split, best, value, reward)
         alarm = None if finding is None else self._alarm(update, EVAL_FALLS, finding, split)
@@ -130,14 +133,13 @@ class Health:
         now = {name: value for name, value in now.items() if math.isfinite(value)}
         now["empty"] = float("reward" not in row)
         if "zero_signal_groups" in now:
-            # Verified rollouts teach in groups of one reward, too; a KL term gives a signal everywhere, but not of the reward.
+            # Verified rollouts teach in groups of one reward, too; a KL term gives every rollout a gradient, but not of the reward.
             silent = 1.0 if {"kl", "penalty"} & set(now) else 1.0 - now.get("signal_share", 0.0)
-            now["dead_groups"] = min(now["zero_signal_groups"], silent)
+            now["dead_groups"] = 1.0 if now.get("signal_share") == 0.0 else min(now["zero_signal_groups"], silent)
         lr = now.get("optim/lr", 0.0)
         self._highest_lr = max(self._highest_lr, lr)
-        if (
-            "optim/changed_bf16" in now and lr > 0.1 * self._highest_lr
-        ):  # the end of a schedule changes little, as it should
+        # The end of a schedule changes little, as it should.
+        if "optim/changed_bf16" in now and lr > 0.1 * self._highest_lr:
             now["changed"] = now["optim/changed_bf16"]
         return now
 
@@ -150,11 +152,11 @@ class Health:
         if before is None or reward is None or reward <= before or value >= best["low"]:
             return None
         return (
-            f"accuracy on data.{split} fell to {value:.3f} from {best['value']:.3f} after {best['update']:g} updates (its interval began at "
-            f"{best['low']:.3f}), while the training reward rose from {before:.3g} to {reward:.3g}",
-            f"The reward is gained in a way that does not carry over: read rollouts of high reward, and mend rewards. "
-            f"Take the weights from about update {best['update']:g} (save.best_by keeps the best by data.validation); more rows in "
-            "data.train, a method.kl.beta or fewer train.updates keep it from coming back",
+            f"the result on data.{split} is {value:.3f}; after {best['update']} updates it was {best['value']:.3f} "
+            f"[{best['low']:.3f}, {best['high']:.3f}]; meanwhile the training reward rose from {before:.3g} to {reward:.3g}",
+            "The reward is gained in a way that does not carry over: read rollouts of high reward, and mend rewards. The weights of "
+            "that time were better (save.best_by keeps the best by data.validation). More rows in data.train, a method.kl.beta or fewer "
+            "train.updates work against it",
         )
 
     def _alarm(self, update: int, monitor: str, finding: Finding, split: str = "") -> Alarm | None:
@@ -168,5 +170,5 @@ class Health:
         self._told[key] = update
         message, remedy = finding
         if level == "stop":
-            remedy += f". To go on all the same: resume with health.{monitor}=warn"
+            remedy += f". To go on all the same: --resume auto health.{monitor}=warn"
         return Alarm(update, monitor, level, message, remedy)

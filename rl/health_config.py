@@ -40,7 +40,7 @@ class HealthLimits(_Section):
         default=0.5, description="ratio_tails: effective sample size of the ratios, as a share of their number"
     )
     ratio: float = Field(
-        default=100.0, gt=1, description="ratio_tails: largest ratio, or one over the smallest, of a typical update"
+        default=100.0, gt=1, description="ratio_tails: largest ratio of a typical update (the median of the window)"
     )
     kl: float = Field(
         default=1.0,

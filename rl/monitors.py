@@ -57,6 +57,11 @@ class View:
         values = self.early.get(name, [])
         return math.fsum(values) / len(values) if len(values) == self.config.baseline else None
 
+    def gain(self, name: str) -> float:
+        """Mean of now less that of the first updates; 0 where either is missing."""
+        now, first = self.mean(name), self.first(name)
+        return 0.0 if now is None or first is None else now - first
+
     @property
     def lately(self) -> str:
         return "in the last update" if self.config.window == 1 else f"in the last {self.config.window} updates"
@@ -73,9 +78,9 @@ def group_collapse(view: View) -> Finding | None:
     if (diversity * size - 1) / (size - 1) > view.config.limits.variety:
         return None
     return (
-        f"{view.lately} the {size} completions of a prompt held {diversity * size:.1f} different texts on average: they are copies",
-        "Raise rollout.temperature and set rollout.top_p: 1. If it began during the run, go back to an earlier checkpoint with a "
-        "lower optim.lr or a method.kl.beta. If the outcome is near its maximum, the prompts of data.train are solved",
+        f"{view.lately} the {size} completions of a prompt were copies of each other: {diversity * size:.1f} different ones on average",
+        "Raise rollout.temperature and set rollout.top_p: 1. If it began during the run, resume from an earlier checkpoint with "
+        "a lower optim.lr or a method.kl.beta. If the outcome is near its maximum, the prompts of data.train are solved",
     )
 
 
@@ -89,26 +94,39 @@ def reward_all_format(view: View) -> Finding | None:
         return None
     spread = {one: (weight * (view.mean(f"reward/{one}/std") or 0.0)) ** 2 for one, weight in trained.items()}
     early = sum((weight * (view.first(f"reward/{one}/std") or 0.0)) ** 2 for one, weight in trained.items())
-    main = max(others, key=lambda one: spread[one])
-    remedy = (
-        f"The form of an answer is being learnt, not the answer. Lower the weight of {main} in rewards, and bring right answers "
-        "within reach: easier rows in data.train, a warm_start on solutions, a larger rollout.group_size, more rollout.steps"
-    )
     total, before = sum(spread.values()), view.first("reward")
-    seen = f"{view.lately} the outcome {name} was {outcome:.2g}"
     if before is not None and reward - before > 0.5 * math.sqrt(max(total, early)) > 0:
-        return f"{seen}, while the reward rose from {before:.3g} at first to {reward:.3g}, most of it {main}", remedy
-    if name in trained and total > 0 and 1 - spread[name] / total >= view.config.limits.other_rewards:
-        share = 1 - spread[name] / total
-        return f"{seen}, and {share:.0%} of the reward's variance was that of other rewards, most of it {main}", remedy
-    return None
+        main = max(others, key=lambda one: trained[one] * view.gain(f"reward/{one}"))
+        what = f"while the reward rose from {before:.3g} at first to {reward:.3g}, most of it {main}"
+    elif name in trained and total > 0 and 1 - spread[name] / total >= view.config.limits.other_rewards:
+        main = max(others, key=lambda one: spread[one])
+        what = (
+            f"and {1 - spread[name] / total:.0%} of the reward's variance was that of other rewards, most of it {main}"
+        )
+    else:
+        return None
+    return (
+        f"{view.lately} the outcome {name} was {outcome:.2g}, {what}",
+        f"The form of an answer is being learnt, not the answer. Lower the weight of {main} in rewards, and bring right answers "
+        "within reach: easier rows in data.train, a warm_start on solutions, a larger rollout.group_size, more rollout.steps",
+    )
 
 
 def zero_signal(view: View) -> Finding | None:
     """Groups that teach nothing."""
-    dead, outcome = view.mean("dead_groups"), view.mean("outcome")
+    dead, outcome, cut = view.mean("dead_groups"), view.mean("outcome"), view.mean("truncated")
     if dead is None or outcome is None or dead < view.config.limits.zero_signal:
         return None
+    equal = view.mean("zero_signal_groups")
+    if equal is not None and equal < view.config.limits.zero_signal:
+        seen = f"{view.lately} there was next to nothing to train on although rewards differed"
+        if cut is not None and cut > 0.5:
+            return f"{seen}: {cut:.0%} of the completions were cut off before EOS", (
+                "method.mask_truncated: true leaves those out: raise rollout.canvas, or set it to false"
+            )
+        return f"{seen}: no outcome was 1 (mean {outcome:.2g})", (
+            "The advantage verified trains on an outcome of 1 alone: use easier rows in data.train, a warm_start, or another preset"
+        )
     if outcome >= 0.8:
         remedy = "The prompts are solved: use harder rows in data.train, or end the run here"
     elif abs(outcome) <= 0.05:
@@ -153,10 +171,10 @@ def length_drift(view: View) -> Finding | None:
         factor = max(length, 1.0) / max(before, 1.0)
         times = max(factor, 1 / factor)
         if times >= limits.length_factor:
-            how = f"{times:.1f} times as {'long' if factor > 1 else 'short'} as at first ({before:.3g})"
+            how = f"{times:.1f} times {'more' if factor > 1 else 'fewer'} than at first ({before:.3g})"
             seen.append(f"{view.lately} completions had {length:.3g} tokens, {how}")
             remedies.append(
-                "If they ramble, a larger share is cut off: raise rollout.canvas or set method.mask_truncated: true"
+                "If they ramble until they are cut off, raise rollout.canvas or set method.mask_truncated: true"
                 if factor > 1
                 else "If reasoning or answers have vanished, some reward pays for brevity or for saying nothing: look at rewards"
             )
@@ -182,14 +200,14 @@ def ratio_tails(view: View) -> Finding | None:
     ess, high, low = view.mean("ess"), view.median("ratio_max"), view.median("ratio_min")
     seen = []
     if ess is not None and ess <= limits.ess:
-        seen.append(f"{view.lately} the ratios new/old counted for {ess:.0%} of their number (effective sample size)")
+        seen.append(f"the ratios new/old counted for {ess:.0%} of their number (effective sample size)")
     if high is not None and high >= limits.ratio:
         seen.append(f"the largest ratio of a typical update was {high:.3g}")
-    if low is not None and low <= 1 / limits.ratio:
-        seen.append(f"the smallest ratio of a typical update was {low:.2g}")
     if not seen:
         return None
-    return "; ".join(seen), (
+    if low is not None:  # a small ratio alone does no harm: its gradient is small, too
+        seen.append(f"the smallest was {low:.2g}")
+    return f"{view.lately} {' and '.join(seen)}", (
         "One batch moves the policy too far: lower optim.lr, method.inner_passes or optim.max_grad_norm, or raise "
         "train.prompts_per_update"
     )
@@ -214,10 +232,11 @@ def entropy_collapse(view: View) -> Finding | None:
     if entropy is None or not before or entropy > view.config.limits.entropy * before:
         return None
     outcome = view.mean("outcome")
+    left = f"{100 * entropy / before:.2g}% of the {before:.2g} at first"
     stands = "" if outcome is None else f"; the mean outcome is {outcome:.2g}"
     return (
-        f"{view.lately} the entropy of a drawn token was {entropy:.2g} nats, {entropy / before:.0%} of {before:.2g} at first{stands}",
-        "With a high outcome the task is learnt, and there is little left to explore. Otherwise go back to an earlier checkpoint with "
+        f"{view.lately} the entropy of a drawn token was {entropy:.2g} nats, {left}{stands}",
+        "With a high outcome the task is learnt, and there is little left to explore. Otherwise resume from an earlier checkpoint with "
         "a lower optim.lr, a higher rollout.temperature, or a method.kl.beta",
     )
 

@@ -161,7 +161,7 @@ def _tensorboard(place: Place) -> "GeneralTracker":
 
 def _wandb(place: Place) -> "GeneralTracker":
     """A run with an id of ours, so that it is found again. Its files stand in ``FOLDER/wandb``."""
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
     from accelerate.tracking import WandBTracker
 
     sink = WandBTracker(
@@ -208,7 +208,7 @@ REMEDIES = {
 def _failures(name: str) -> tuple[type[Exception], ...]:
     """What a library raises when its disk, network or server fails; anything else is a mistake of ours, and is shown."""
     if name == "wandb":
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         return (OSError, wandb.Error)
     if name == "trackio":
