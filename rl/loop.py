@@ -73,7 +73,7 @@ def _run(setup: Setup, start: Any, reporter: Reporter | None, drive: Callable[[S
             session.take_up(start.saved)
         with closing(session.open_sinks()):
             try:
-                return drive(session, interrupt)
+                run = drive(session, interrupt)
             except (OSError, SafetensorError) as error:
                 if not is_full_disk(error):
                     raise
@@ -81,6 +81,8 @@ def _run(setup: Setup, start: Any, reporter: Reporter | None, drive: Callable[[S
                     f"the disk is full: {error}. Make room (save.keep: fewer checkpoints), then continue with --resume auto; "
                     f"what {session.folder.path / CHECKPOINTS} holds is intact"
                 ) from error
+            live.say(f"Done. To look at: {run.folder / 'report.html'}")
+            return run
 
 
 def _train(session: Session, interrupt: Interrupt) -> Run:

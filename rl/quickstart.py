@@ -31,10 +31,12 @@ BLANKS = (
 )  # about half of these puzzles have several solutions, and cells drawn in parallel must agree on one
 
 
-def main(seed: int = 0, out: Path | None = None, overrides: Sequence[str] = ()) -> Run:
+def main(
+    seed: int = 0, out: Path | None = None, overrides: Sequence[str] = (), resume: str | Path | None = None
+) -> Run:
     """Run the whole story into a folder; the same numbers on every machine of one kind, up to rounding.
 
-    overrides: of the recipe, as ``train`` takes them.
+    overrides, resume: as ``train`` takes them.
     """
     folder = out or Path("runs/quickstart")
     started = time.perf_counter()
@@ -54,7 +56,7 @@ def main(seed: int = 0, out: Path | None = None, overrides: Sequence[str] = ()) 
                 *overrides,
             ],
         )
-        run = train(recipe, reporter=live)
+        run = train(recipe, reporter=live, resume=resume)
         control = sft_control(recipe, run, live)
         summary = {**run.summary, "control": control}
         summary["wall_seconds"]["total"] = time.perf_counter() - started

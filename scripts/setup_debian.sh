@@ -16,6 +16,8 @@ fi
 # pyright runs on node.
 have node || packages+=(nodejs)
 have npm || packages+=(npm)
+# The tests of the report open it in a browser.
+have chromium || have google-chrome || packages+=(chromium)
 
 if [ ${#packages[@]} -eq 0 ]; then
   exit 0

@@ -78,6 +78,7 @@ def test_trl_is_imported_lazily(file):
         ("rl.config", {"ray", "transformers", "datasets"}),
         ("rl.cli", {"ray", "transformers", "datasets", "torch", "pydantic"}),
         ("unmask", {"ray", "transformers", "torch", "typer"}),
+        ("rl.report", {"ray", "transformers", "torch", "pyarrow", "pydantic"}),
         ("rl", {"torch"}),
         ("rollouts", {"torch"}),
     ],

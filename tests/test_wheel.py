@@ -76,6 +76,12 @@ def test_the_wheel_holds_three_packages_one_module_and_the_recipes(wheel):
     assert recipes
 
 
+def test_the_wheel_holds_the_page_of_the_report(wheel):
+    page = {f"rl/_report/{path.name}" for path in (ROOT / "rl" / "_report").iterdir()}
+    assert {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("rl/_report/")} == page
+    assert page
+
+
 def test_the_command_works_beside_decoys(installed, decoys):
     listed = run(installed / "unmask", "recipes", "list", cwd=decoys)
     assert listed.returncode == 0, listed.stderr

@@ -1,0 +1,253 @@
+"""What the report draws: one panel per quantity, in the order of the page, each with its unit and what to look for.
+
+A panel without data in any of the compared runs is left out. A metric that no panel names gets a panel of its own under
+"Other numbers", so that nothing a run wrote is hidden.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+Kind = Literal["line", "band", "stack", "spikes"]
+
+# What each monitor of rl.monitors watches: the figures its alarms are marked on, besides the first.
+ALARM_METRICS = {
+    "group_collapse": ("group_diversity",),
+    "reward_all_format": ("reward",),
+    "zero_signal": ("zero_signal_groups",),
+    "length_drift": ("length", "eos"),
+    "ratio_tails": ("ratio", "ess"),
+    "reference_drift": ("kl", "penalty"),
+    "entropy_collapse": ("entropy",),
+    "no_change": ("optim/changed_bf16",),
+    "eval_falls": ("reward",),
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small figure. keys: the metrics it draws; labels: their short names, where there are several.
+
+    kind: line; band (keys are low, middle, high); stack (areas that add up); spikes (a line that is never smoothed). zero: the axis
+    starts at 0. log: a log axis where the values span a wide range, or "always". source: which rows the keys belong to.
+    """
+
+    section: str
+    title: str
+    keys: tuple[str, ...]
+    unit: str = ""
+    note: str = ""
+    labels: tuple[str, ...] = ()
+    kind: Kind = "line"
+    zero: bool = False
+    log: bool | Literal["always"] = False
+    source: Literal["metrics", "warm_start"] = "metrics"
+
+
+LEARNING, GROUPS, POLICY = "Learning", "Rewards and groups", "Policy and ratios"
+TEXT, OPTIMIZER, TIME = "Completions", "Optimizer", "Time"
+WARM_START, USER, OTHER = "Warm start", "Your own numbers", "Other numbers"
+
+_FIXED = (
+    Panel(
+        GROUPS,
+        "reward",
+        ("reward",),
+        note="the weighted sum that is trained on; accuracy is drawn above, without format credit",
+    ),
+    Panel(
+        GROUPS,
+        "advantage spread",
+        ("advantage_std",),
+        note="standard deviation of the advantages; near 0 nothing is learned",
+        zero=True,
+    ),
+    Panel(
+        GROUPS,
+        "groups without signal",
+        ("zero_signal_groups",),
+        "share",
+        "groups whose rollouts all got the same reward: they add no gradient",
+        zero=True,
+    ),
+    Panel(
+        GROUPS,
+        "group diversity",
+        ("group_diversity",),
+        "distinct / all",
+        "distinct completions per group; falling towards 1 / group size means identical samples",
+        zero=True,
+    ),
+    Panel(
+        GROUPS, "rows with a gradient", ("signal_share",), "share", "rollouts that take part in the update", zero=True
+    ),
+    Panel(
+        POLICY,
+        "entropy",
+        ("entropy",),
+        "nats",
+        "of the raw law where tokens were revealed; a collapse ends exploration",
+        zero=True,
+    ),
+    Panel(POLICY, "KL to the reference", ("kl",), "nats", "how far the policy has moved", zero=True, log=True),
+    Panel(
+        POLICY,
+        "penalty to the reference",
+        ("penalty",),
+        note="the KL term on a surrogate likelihood, so it is called a penalty",
+        zero=True,
+        log=True,
+    ),
+    Panel(
+        POLICY,
+        "ratio new / old",
+        ("ratio_min", "ratio", "ratio_max"),
+        note="smallest, mean and largest ratio of the last inner pass; 1 while there is only one pass",
+        labels=("min", "mean", "max"),
+        kind="band",
+        log="always",
+    ),
+    Panel(POLICY, "effective sample size", ("ess",), "share", "of the ratios; 1 is on policy", zero=True),
+    Panel(POLICY, "clipped units", ("clip_share",), "share", "units whose gradient the clip removed", zero=True),
+    Panel(
+        POLICY,
+        "drift in the update",
+        ("approx_kl_old",),
+        "nats",
+        "k3 estimate between the policy and itself before the update",
+        zero=True,
+        log=True,
+    ),
+    Panel(POLICY, "log-probability", ("logprob",), "nats per token", "of the scored tokens"),
+    Panel(
+        POLICY,
+        "learner against sampler",
+        ("sampler_gap", "sampler_gap_max"),
+        "nats",
+        "difference of the log-probabilities of drawn tokens; more than rounding means that two laws are at work",
+        labels=("mean", "max"),
+        zero=True,
+        log=True,
+    ),
+    Panel(
+        POLICY,
+        "first pass gap",
+        ("first_pass_gap",),
+        "nats",
+        "the same weights scored twice; rounding only",
+        zero=True,
+        log=True,
+    ),
+    Panel(TEXT, "length", ("length",), "tokens", "of completions, up to the first EOS", zero=True),
+    Panel(TEXT, "completions with EOS", ("eos",), "share", zero=True),
+    Panel(TEXT, "truncated", ("truncated",), "share", "completions that filled the canvas without EOS", zero=True),
+    Panel(OPTIMIZER, "loss", ("loss",), note="of the surrogate: its level says little"),
+    Panel(
+        OPTIMIZER,
+        "gradient norm",
+        ("optim/grad_norm",),
+        note="before it is scaled down to max_grad_norm",
+        zero=True,
+        log=True,
+    ),
+    Panel(OPTIMIZER, "learning rate", ("optim/lr",), zero=True),
+    Panel(
+        OPTIMIZER,
+        "changed weights",
+        ("optim/changed_bf16",),
+        "share",
+        "of the published elements that a step changed; 0: lr is below what the type can hold",
+        zero=True,
+    ),
+    Panel(OPTIMIZER, "skipped updates", ("skipped",), note="1: no rollout had a gradient", kind="spikes", zero=True),
+    Panel(
+        TIME,
+        "seconds per update",
+        ("seconds/rollout", "seconds/reward", "seconds/train"),
+        "s",
+        "by phase; the areas add up. Evaluations and saving come between updates and stand by themselves",
+        labels=("rollout", "reward", "train"),
+        kind="stack",
+        zero=True,
+    ),
+    Panel(TIME, "seconds of evaluation", ("seconds/eval",), "s", kind="spikes", zero=True),
+    Panel(TIME, "seconds of saving", ("seconds/save",), "s", kind="spikes", zero=True),
+    Panel(
+        TIME,
+        "tokens per second",
+        ("tokens_per_second",),
+        "1/s",
+        "drawn tokens over the seconds of the rollouts",
+        zero=True,
+    ),
+    Panel(WARM_START, "loss", ("loss",), "nats", source="warm_start"),
+    Panel(WARM_START, "gradient norm", ("grad_norm",), zero=True, log=True, source="warm_start"),
+    Panel(WARM_START, "learning rate", ("lr",), zero=True, source="warm_start"),
+    Panel(WARM_START, "changed weights", ("changed_bf16",), "share", zero=True, source="warm_start"),
+)
+
+# The first is drawn with the held-out accuracy, the second is one number, said in the head.
+_ELSEWHERE = {"outcome", "seconds/warm_start"}
+
+
+def panels(metrics: Collection[str], warm_start: Collection[str]) -> list[dict[str, Any]]:
+    """The panels for these metric names, in the order of the page, as plain data."""
+    found = [_present(panel, warm_start if panel.source == "warm_start" else metrics) for panel in _FIXED]
+    chosen = [panel for panel in found if panel is not None]
+    named = _ELSEWHERE | {key for panel in chosen if panel.source == "metrics" for key in panel.keys}
+    named_warm = {key for panel in chosen if panel.source == "warm_start" for key in panel.keys}
+    chosen += list(_families(sorted(set(metrics) - named)))
+    chosen += [Panel(WARM_START, name, (name,), source="warm_start") for name in sorted(set(warm_start) - named_warm)]
+    order = (GROUPS, POLICY, TEXT, OPTIMIZER, TIME, WARM_START, USER, OTHER)
+    # Rewards stand together, the total first.
+    chosen.sort(key=lambda panel: (order.index(panel.section), not panel.keys[0].startswith("reward")))
+    return [asdict(panel) for panel in chosen]
+
+
+def _present(panel: Panel, names: Collection[str]) -> Panel | None:
+    """The panel with the keys that have data; None without any. A band that lacks an edge becomes a line."""
+    kept = [i for i, key in enumerate(panel.keys) if key in names]
+    if not kept:
+        return None
+    labels = tuple(panel.labels[i] for i in kept) if panel.labels else ()
+    whole = len(kept) == len(panel.keys)
+    kind = panel.kind if whole or panel.kind != "band" else "line"
+    return replace(panel, keys=tuple(panel.keys[i] for i in kept), labels=labels, kind=kind)
+
+
+def _families(names: list[str]) -> Iterable[Panel]:
+    """Panels of the names that a recipe decides: rewards, dropped rollouts, the user's own; then whatever is left."""
+    left = set(names)
+    for name in names:
+        head, _, tail = name.partition("/")
+        if name not in left:
+            continue
+        left.discard(name)
+        spread = f"{name}/std"
+        if head == "reward" and spread in left:
+            left.discard(spread)
+            yield Panel(
+                GROUPS,
+                f"reward: {tail}",
+                (name, spread),
+                labels=("mean", "std"),
+                note="over all rollouts; dashed: their spread",
+            )
+        elif head == "reward":
+            yield Panel(GROUPS, f"reward: {tail}", (name,))
+        elif head == "dropped":
+            yield Panel(
+                GROUPS,
+                f"dropped: {tail}",
+                (name,),
+                "rollouts",
+                "left out of the update, for this reason",
+                kind="spikes",
+                zero=True,
+            )
+        elif head == "user":
+            yield Panel(USER, tail, (name,))
+        elif head == "seconds":
+            yield Panel(TIME, tail.replace("reward/", "seconds of reward: "), (name,), "s", zero=True)
+        else:
+            yield Panel(OTHER, name, (name,))
