@@ -5,8 +5,8 @@ Rows need the column `answer`: GSM8K's own text ("... #### 72"), or the bare num
 d1's reward is the sum `gsm8k.correct` x 2.0 + `gsm8k.format_tags` x 0.5 + `gsm8k.format_soft` x 0.5 +
 `gsm8k.format_strict` x 0.5 + `gsm8k.format_integer` x 0.5 (maximum 4.0). Here each function lies in [0, 1] and the
 published size is the weight in the recipe. Where a published function could not do what it was meant to, ours departs,
-and its docstring says how. The format functions judge the text the model continued as well. In a run the completion
-begins with the recipe's prefill already; the kwarg `prefill` is for texts from elsewhere that lack it.
+and its docstring says how. `format_tags`, `format_soft` and `format_strict` are those of `rewards/format.py`, under the
+names of that recipe.
 """
 
 from __future__ import annotations
@@ -16,12 +16,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from rewards import format as layout
 from rewards.extract import ascii_digits, final_number, last_number, stated_number, tagged_answer, text_of
 
-_TAG_LINES = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
-_TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
-_STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>", re.DOTALL)
-_REASONED = re.compile(r"</reasoning>\s*<answer>")
 _INTEGER = re.compile(r"[-+]?\\?\$?-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)\.?")
 
 
@@ -51,50 +48,18 @@ def gold_number(answer: Any) -> Fraction | None:
 
 
 def format_tags(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]:
-    r"""A quarter for each of the four tags that stands exactly once with its line breaks, less for text after the end.
-
-    The tags are `<reasoning>\n`, `\n</reasoning>\n`, `\n<answer>\n` and `\n</answer>`. Every character after the last
-    `</answer>`, surrounding whitespace and end-of-text markers apart, costs 0.002 (0.001 at the recipe's weight 0.5).
-    Never below 0.
-
-    The published xmlcount has no floor and counts the tail twice (2,000 characters after the answer give -3.5, more
-    than all other rewards together), and an ideal answer without a last newline pays for its whole length.
-    """
-    scores = []
-    for text in _full_texts(completions, prefill):
-        present = sum(text.count(tag) == 1 for tag in _TAG_LINES)
-        tail = text.rpartition("</answer>")[2].strip() if "</answer>" in text else ""
-        scores.append(max(0.0, 0.25 * present - 0.002 * len(tail)))
-    return scores
+    """`format.tags`: a quarter for each tag that stands once on its own line, less for text after the end."""
+    return layout.tags(completions, prefill)
 
 
 def format_soft(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]:
-    """1.0 for text that opens with `<reasoning>...</reasoning>` followed by `<answer>...</answer>`, line breaks or not.
-
-    The published pattern cannot match a line break, so it never fires on reasoning of more than one line. Whitespace
-    before the first tag is allowed here.
-    """
-    return [float(_is_soft(text)) for text in _full_texts(completions, prefill)]
-
-
-def _is_soft(text: str) -> bool:
-    text = text.lstrip()
-    if not text.startswith("<reasoning>"):
-        return False
-    answer = _REASONED.search(text, len("<reasoning>"))
-    return answer is not None and text.find("</answer>", answer.end()) >= 0
+    """`format.soft`: 1.0 for reasoning, then answer, in their tags."""
+    return layout.soft(completions, prefill)
 
 
 def format_strict(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]:
-    """1.0 for exactly the four tags, each once and on its own line, with text between them and nothing around them.
-
-    Published: the same layout, but the pattern cannot match reasoning of more than one line and demands a newline after
-    `</answer>`. Here reasoning and answer may have any number of lines, and surrounding whitespace does not count.
-    """
-    return [
-        float(all(text.count(tag) == 1 for tag in _TAGS) and _STRICT.fullmatch(text.strip()) is not None)
-        for text in _full_texts(completions, prefill)
-    ]
+    """`format.strict`: 1.0 for exactly the four tags, each on its own line, and nothing around them."""
+    return layout.strict(completions, prefill)
 
 
 def format_integer(completions: Sequence[Any], **_: Any) -> list[float]:
@@ -111,7 +76,3 @@ def format_integer(completions: Sequence[Any], **_: Any) -> list[float]:
 
 
 REWARDS = (correct, format_tags, format_soft, format_strict, format_integer)
-
-
-def _full_texts(completions: Sequence[Any], prefill: str) -> list[str]:
-    return [prefill + text_of(completion) for completion in completions]

@@ -19,7 +19,7 @@ from typing import Any
 # What every reward function receives besides the data columns.
 FIXED_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
-_BUILTIN_MODULES = ("gsm8k", "sudoku")
+_BUILTIN_MODULES = ("countdown", "format", "gsm8k", "math", "sudoku")
 _ENTRY_KEYS = ("fn", "weight", "kwargs", "name")
 
 
@@ -84,12 +84,17 @@ def available() -> list[str]:
 
 
 def missing_columns(reward: Reward, columns: Sequence[str]) -> list[str]:
-    """The data columns that the function cannot do without and that are not among `columns`."""
+    """The data columns that the function cannot do without and that are not among `columns`.
+
+    A function may say that one of several optional columns is enough: `function.one_of_columns = (...)`. Where none of
+    them is there, the first counts as missing.
+    """
     signature = _signature(reward.fn)
     if signature is None:
         return []
     known = {*FIXED_ARGUMENTS, *reward.kwargs, *columns}
-    return [
+    one_of = tuple(getattr(reward.fn, "one_of_columns", ()))
+    return list(one_of[:1] if known.isdisjoint(one_of) else ()) + [
         name
         for name, parameter in signature.parameters.items()
         if parameter.default is parameter.empty

@@ -71,9 +71,8 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     console.print()
     console.print(_table(plan(recipe, network, main, command)))
     if recipe.model.quantization == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
-        console.print(
-            "\nnote: the run itself needs bitsandbytes, which this machine lacks: pip install 'unmask[quant]'"
-        )
+        note = "the run itself needs bitsandbytes, which this machine lacks: pip install 'unmask[quant]'"
+        console.print(f"\nnote: {note}", markup=False)
     console.print(f"\nnothing was started; a run would write to {recipe.out}", markup=False)
 
 

@@ -352,7 +352,7 @@ def test_errors_travel_between_processes() -> None:
 def test_rewards_import_nothing_heavy() -> None:
     code = (
         "import sys, rewards.contract, rewards.sudoku, rewards.gsm8k, rewards.extract; rewards.contract.available();"
-        "heavy = ('torch', 'ray', 'transformers', 'numpy', 'trl', 'math_verify', 'rl', 'rollouts');"
+        "heavy = ('torch', 'ray', 'transformers', 'numpy', 'trl', 'math_verify', 'sympy', 'rl', 'rollouts');"
         "print([m for m in heavy if m in sys.modules])"
     )
     root = Path(__file__).parents[2]

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import unmask
 from rl.config import load_recipe
-from rl.progress import Reporter
 from rl.run import Run, read_jsonl
-from rollouts.models import load_policy, save_policy
-from rollouts.tiny import build_tiny
+from rollouts.models import load_policy
 from tests.oracles.runs import samples
+from tests.oracles.toy_recipes import llada_checkpoint, local, train_small
 
 RECIPE = "llada_8b_gsm8k_diffu_grpo"
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
@@ -26,45 +24,21 @@ needs_data = pytest.mark.skipif(not (GSM8K / "train.jsonl").is_file(), reason=f"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Official config.json and tensor names; one token a character, with LLaDA's chat markup.
-
-    Random, but inclined to write fives and spaces: three rows of GSM8K in a row have the answer 5, so some texts are right.
-    """
-    folder = tmp_path_factory.mktemp("llada")
-    policy = build_tiny(3, d_model=32, layers=2, heads=2, max_length=1100, chat=True)
-    with torch.no_grad():
-        policy.causal_lm.model.embed_tokens.weight += 0.5  # a direction that every state shares
-        policy.causal_lm.lm_head.weight[policy.tokenizer.convert_tokens_to_ids(["5", " "])] += 0.15
-    save_policy(policy, folder)
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["model_type"], config["n_layers"]) == ("llada", 2)
-    return folder
+    """Inclined to write fives and spaces: three rows of GSM8K in a row have the answer 5, so some texts are right."""
+    return llada_checkpoint(tmp_path_factory.mktemp("llada"), "5 ", max_length=1100)
 
 
 @pytest.fixture(scope="module")
 def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The recipe by its name, with overrides of size, place and precision only; the method stays as published."""
-    sizes = {
-        "model.path": checkpoint,
-        "model.quantization": "none",  # bitsandbytes wants a GPU
-        "data.train.path": GSM8K / "train.jsonl",
-        "data.train.name": "null",
-        "data.train.split": "train[371:374]",
-        "data.eval.path": GSM8K / "test.jsonl",
-        "data.eval.name": "null",
-        "data.eval.split": "train",  # a file has one split
-        "eval.limit": 2,
-        "rollout.canvas": 16,
-        "rollout.block": 8,
-        "rollout.steps": 4,
+    overrides = {
+        **local("data.train", GSM8K / "train.jsonl", "train[371:374]"),
+        **local("data.eval", GSM8K / "test.jsonl"),
         "rollout.group_size": GROUP,
         "train.updates": UPDATES,
         "train.prompts_per_update": PROMPTS,
-        "train.out": tmp_path_factory.mktemp("run"),
     }
-    return unmask.train(
-        RECIPE, overrides=[f"{key}={value}" for key, value in sizes.items()], reporter=Reporter(quiet=True)
-    )
+    return train_small(RECIPE, checkpoint, tmp_path_factory.mktemp("run"), overrides)
 
 
 @needs_data

@@ -1,0 +1,234 @@
+r"""Mathematics whose answer is a formula (MATH and its like), compared by the library math-verify.
+
+Rows need one of the columns `answer` and `solution` (TRL's name; `answer` is taken where a row has both): the final
+answer itself, or a worked solution whose last `\boxed{}` holds it.
+
+sympy, which does the comparing, can be kept busy for years by a short text such as `9^{9^{9}}`, so it runs in worker
+processes that can be killed (`rewards/pool.py`, `rewards/math_worker.py`), never in a thread. Who is to blame when a
+worker does not come back:
+
+- reading the *gold* answer broke it: the data's fault, not the model's. The row is dropped with a counted reason.
+- reading or comparing the *model's* answer used up `seconds` of processor time, or all memory, or crashed the worker:
+  the model's fault. The score is 0, counted as `math_runaway_answers`. A dropped row would be a way out of being wrong.
+- the worker was killed from outside, or had no processor time on a busy machine: nobody's fault; dropped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rewards.calls import InfrastructureError
+from rewards.extract import ascii_digits, boxed_answer, tagged_answer, text_of
+from rewards.load import RewardError
+from rewards.pool import Pool, PoolError, Reply, per_process
+
+# The longest answer of MATH has about 160 characters. A longer text is not read, and counts as wrong.
+MAX_ANSWER_CHARS = 400
+_READABLE_CHARS = 4 * MAX_ANSWER_CHARS  # of text with marks and spaces around the answer
+MAX_WORKERS = 4
+_BAD_GOLD = "the gold answer cannot be read"
+_PATIENCE = 20.0  # wall time of a request, as a multiple of its processor time
+
+
+def correct(
+    completions: Sequence[Any],
+    prompts: Sequence[Any] | None = None,
+    answer: Sequence[Any] | None = None,
+    solution: Sequence[Any] | None = None,
+    seconds: float = 5.0,
+    log_metric: Callable[[str, float], None] | None = None,
+    log_extra: Callable[[str, Sequence[Any]], None] | None = None,
+    **_: Any,
+) -> list[float | InfrastructureError | None]:
+    r"""1.0 where the completion's answer equals the gold answer as mathematics, else 0.0; None where the row has no gold.
+
+    The answer is what the last `<answer>` tag holds (inside it the last `\boxed{}`, or its only `$...$`); without a
+    tag, the last `\boxed{}`; without either there is none. All of it is read: `1 or 2`, `1, 2` and `\pm 2` are not 2.
+    `10,000` = `10000`, `\frac{2}{4}` = `\frac12`, `2\sqrt3` = `\sqrt{12}`, `\text{(A)}` = `(A)`, `x = 5` = `5`,
+    `50\%` = `0.5`; decimals agree with fractions to six places.
+
+    Restating the question earns nothing, although its value is right: where the gold answer is a number, the answer
+    must state a number (not `\binom{5}{2}`, `2+3` or `\sqrt{25}`), and so for lists, points and intervals of numbers;
+    a sum, integral or limit is no answer where the gold answer has none; and any other answer that stands in the prompt
+    word for word must read as the gold answer does. A gold answer that is no formula is compared as text.
+
+    seconds  processor time for reading and comparing one answer, and as much for its gold answer
+    Logged: `math_runaway_answers`, the number of answers that used up time or memory; the column `math_answer`.
+
+    d1's published reward compares normalised strings, so the pairs above differ for it, and a missing gold answer
+    equals a missing answer.
+    """
+    if seconds <= 0:
+        raise ValueError(f"seconds must be more than 0, got {seconds}")
+    golds = _golds(len(completions), answer, solution)
+    asked = [""] * len(completions) if prompts is None else [_squeezed(_prompt_text(prompt)) for prompt in prompts]
+    answers = [stated_answer(text_of(completion)) for completion in completions]
+    scores: list[float | InfrastructureError | None] = []
+    open_rows: dict[_Question, list[int]] = {}
+    for row, (gold, found, prompt) in enumerate(zip(golds, answers, asked, strict=True)):
+        if gold is None:
+            scores.append(None)
+        elif len(gold) > MAX_ANSWER_CHARS:
+            scores.append(InfrastructureError(_BAD_GOLD))
+        else:
+            found = found if found is not None and len(found) <= MAX_ANSWER_CHARS else None
+            scores.append(float(found is not None and _same_text(gold, found)))
+            if found is not None and not scores[row]:
+                open_rows.setdefault(_Question(gold, found, _squeezed(found) in prompt), []).append(row)
+    runaway = 0
+    for rows, verdict in zip(open_rows.values(), _compare(list(open_rows), seconds), strict=True):
+        runaway += len(rows) * (verdict is None)
+        for row in rows:
+            scores[row] = verdict or 0.0
+    if log_metric is not None:
+        log_metric("math_runaway_answers", runaway)
+    if log_extra is not None:
+        log_extra("math_answer", answers)
+    return scores
+
+
+# Either column will do; the recipe's check asks for the first if both are missing.
+correct.one_of_columns = ("answer", "solution")  # pyright: ignore[reportFunctionMemberAccess]
+
+REWARDS = (correct,)
+
+
+# ------------------------------------------------------------------------------------------------------- finding answers
+
+
+def stated_answer(text: str) -> str | None:
+    r"""The answer that a completion states, as LaTeX without the marks around it, or None.
+
+    The last `<answer>` tag that holds anything decides: the last `\boxed{}` in it, else its only formula (`$...$`,
+    `\(...\)`, `\[...\]`), else all of it. Without a tag, the last `\boxed{}` of the text.
+    """
+    tagged = tagged_answer(text)
+    if tagged is None:
+        found = boxed_answer(text)
+        return None if found is None else _clean(found)
+    found = boxed_answer(tagged)
+    if found is None:
+        formulas = _FORMULA.findall(tagged) if len(tagged) <= _READABLE_CHARS else []
+        alone = len(formulas) == 1 and not re.search(r"[0-9$\\]", _FORMULA.sub("", tagged))
+        found = "".join(formulas[0]) if alone else tagged
+    return _clean(found) or None
+
+
+def gold_answer(value: Any) -> str | None:
+    r"""The final answer in an `answer` or `solution` cell: its last `\boxed{}`, what follows `####`, or all of it."""
+    if value is None:
+        return None
+    text = str(value)
+    boxed = boxed_answer(text)
+    return _clean(boxed if boxed is not None else text.rpartition("####")[2]) or None
+
+
+_FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_AROUND = re.compile(r"\s*(?:\$\$?(?P<a>[^$]*)\$\$?|\\\((?P<b>.*)\\\)|\\\[(?P<c>.*)\\\])\s*", re.DOTALL)
+# LaTeX's separators between groups of three digits.
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:\\[,;:]|\{,\}|[\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
+_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
+_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
+
+
+def _clean(text: str) -> str:
+    """What is said, without what is put around it: formula marks, a full stop, spaces, thousands separators."""
+    if len(text) > _READABLE_CHARS:
+        return text[:_READABLE_CHARS]
+    text = ascii_digits(text).strip()
+    around = _AROUND.fullmatch(text)
+    if around:
+        text = (around["a"] or around["b"] or around["c"] or "").strip()
+    text = text.rstrip(".").strip() if not text.endswith("..") else text
+    text = _THOUSANDS.sub("", re.sub(r"\\!\s*", "", text)).removeprefix("\\approx").strip()
+    return _PI.sub(r"\\pi", _ROOT.sub(r"\\sqrt{\1}", text))
+
+
+def _golds(rows: int, answer: Sequence[Any] | None, solution: Sequence[Any] | None) -> list[str | None]:
+    if answer is None and solution is None:
+        raise RewardError(
+            "reward math.correct: the data has neither a column 'answer' nor 'solution'; map the one that holds the "
+            "final answer with data.train.columns: {answer: <name in the file>}"
+        )
+    cells = [list(column) if column is not None else [None] * rows for column in (answer, solution)]
+    return [gold_answer(first if first is not None else second) for first, second in zip(*cells, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------------------- comparing
+
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox|mathbf)\s*\{([^{}]*)\}")
+_DRESS = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;:! ]|\$|(?<![0-9])\s+|\s+(?![0-9])")
+
+
+def _same_text(gold: str, answer: str) -> bool:
+    """Whether two answers read the same, apart from how they are set; a shortcut, and all there is for words."""
+    return _plain(gold) == _plain(answer)
+
+
+def _plain(text: str) -> str:
+    bare = _TEXT.sub(r"\1", text)
+    words = not re.search(r"[\\^_=+*/0-9]", bare) and len(bare.strip("() ")) > 1  # no formula: capitals do not matter
+    bare = _squeezed(bare).replace("dfrac", "frac").replace("tfrac", "frac")
+    return bare.casefold() if words else bare
+
+
+def _squeezed(text: str) -> str:
+    return _DRESS.sub("", text)
+
+
+def _prompt_text(prompt: Any) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(str(message.get("content") or "") for message in prompt)
+
+
+def _make_pool() -> Pool:
+    # -P: the folder of the script, where this file is called math.py, must not come before the standard library.
+    worker = Path(__file__).with_name("math_worker.py")
+    return Pool([sys.executable, "-P", str(worker)], min(MAX_WORKERS, os.cpu_count() or 1))
+
+
+_pool = per_process(_make_pool)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a worker is asked. `echoed`: the answer stands in the prompt."""
+
+    gold: str
+    answer: str
+    echoed: bool
+
+
+def _compare(questions: Sequence[_Question], seconds: float) -> list[float | InfrastructureError | None]:
+    """For each question: 1.0, 0.0, None for an answer that broke its worker, or why the row is to be dropped."""
+    if not questions:
+        return []
+    requests = [json.dumps({**asdict(question), "seconds": seconds}) for question in questions]
+    pool = _pool()
+    try:
+        replies = pool.run(requests, seconds * _PATIENCE)
+    except PoolError as error:
+        if pool.worked:  # a machine in trouble, which may pass
+            raise InfrastructureError("the workers do not start any more") from error
+        raise RewardError(f"reward math.correct: its worker processes do not start: {error}") from error
+    return [_verdict(reply) for reply in replies]
+
+
+def _verdict(reply: Reply) -> float | InfrastructureError | None:
+    if reply.code is None:
+        return float(reply.lines[-1] == "= right")
+    if reply.overran:
+        return InfrastructureError("the worker had no processor time")
+    if reply.code == -9:  # SIGKILL, most often by a system that is out of memory
+        return InfrastructureError("the worker was killed from outside")
+    if "answer" not in reply.lines:
+        return InfrastructureError(_BAD_GOLD)
+    return None
