@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rl.loop import evaluate, sft, train
+    from rl.loop import sft, train
+    from rl.measure import evaluate
     from rollouts.models import load_policy
 
     __version__: str
 
 __all__ = ["__version__", "evaluate", "load_policy", "sft", "train"]
 
-_HOME = {"train": "rl.loop", "sft": "rl.loop", "evaluate": "rl.loop", "load_policy": "rollouts.models"}
+_HOME = {"train": "rl.loop", "sft": "rl.loop", "evaluate": "rl.measure", "load_policy": "rollouts.models"}
 
 
 def _check_origin() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rl import origin
+from rl import cli_tools, origin
 
 app = typer.Typer(
     name="unmask",
@@ -34,6 +34,15 @@ OverridesArgument = Annotated[
 ]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Run folder.  [default: runs/<name of the recipe>]", show_default=False)
+]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="auto|PATH",
+        help="Continue: auto, the run in the recipe's folder if there is one; or a run folder, or a checkpoint in it.",
+        show_default=False,
+    ),
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show prompts and plan, start nothing.")
@@ -59,7 +68,11 @@ def _root(
 
 @app.command()
 def train(
-    recipe: RecipeArgument, overrides: OverridesArgument = None, dry_run: DryRunOption = False, out: OutOption = None
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    dry_run: DryRunOption = False,
+    out: OutOption = None,
+    resume: ResumeOption = None,
 ) -> None:
     """Train a policy by reinforcement learning, as the recipe says."""
     with _errors_for_people():
@@ -73,12 +86,16 @@ def train(
             return
         from rl.loop import train as run
 
-        run(loaded)
+        run(loaded, resume=resume)
 
 
 @app.command()
 def sft(
-    recipe: RecipeArgument, overrides: OverridesArgument = None, dry_run: DryRunOption = False, out: OutOption = None
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    dry_run: DryRunOption = False,
+    out: OutOption = None,
+    resume: ResumeOption = None,
 ) -> None:
     """Masked supervised fine-tuning alone: the section warm_start of the recipe."""
     with _errors_for_people():
@@ -92,7 +109,7 @@ def sft(
             return
         from rl.loop import sft as run
 
-        run(loaded)
+        run(loaded, resume=resume)
 
 
 @app.command()
@@ -101,12 +118,13 @@ def quickstart(
     out: Annotated[
         Path | None, typer.Option("--out", help="Run folder.  [default: runs/quickstart]", show_default=False)
     ] = None,
+    resume: ResumeOption = None,
 ) -> None:
     """Watch RL improve a small diffusion model on 4x4 Sudoku, from scratch, in minutes on a laptop."""
     with _errors_for_people():
         from rl.quickstart import main as run
 
-        run(seed=seed, out=out)
+        run(seed=seed, out=out, resume=resume)
 
 
 @recipes_app.command("list")
@@ -166,10 +184,18 @@ def _errors_for_people() -> Iterator[None]:
         ("rl.tables", "DataError"),
         ("rollouts.families", "ModelError"),
         ("rewards.load", "RewardError"),
+        ("rl.resume", "ResumeError"),
+        ("rl.source", "CommandError"),
+        ("rl.report", "ReportError"),
     ) as error:
         _fail(str(error))
-    except _loaded(("rl.learner", "TrainingError")) as error:  # nothing the user typed is wrong
-        _fail(str(error), code=1)
+    except _loaded(
+        ("rl.learner", "TrainingError"), ("rl.checkpoint", "CheckpointError"), ("rl.track", "TrackError")
+    ) as error:
+        _fail(str(error), code=1)  # nothing that was typed is wrong
+    except _loaded(("rl.interrupt", "RunInterrupted")) as error:
+        typer.echo(str(error))
+        raise typer.Exit(130) from None
 
 
 def _loaded(*errors: tuple[str, str]) -> tuple[type[Exception], ...]:
@@ -180,6 +206,10 @@ def _loaded(*errors: tuple[str, str]) -> tuple[type[Exception], ...]:
 def _fail(message: str, code: int = 2) -> NoReturn:
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(code)
+
+
+for _name, _command in cli_tools.COMMANDS.items():
+    app.command(_name)(_errors_for_people()(_command))
 
 
 def main() -> int:

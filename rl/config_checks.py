@@ -115,7 +115,9 @@ def _model(recipe: Recipe) -> Iterator[Check]:
 def _files(recipe: Recipe) -> Iterator[Check]:
     for place in (recipe.out, *recipe.out.parents):
         if place.exists() and not place.is_dir():
-            yield Check(("train.out",), f"{place} is a file, and the run needs a folder there", "name another with --out")
+            yield Check(
+                ("train.out",), f"{place} is a file, and the run needs a folder there", "name another with --out"
+            )
     splits: list[tuple[str, Split | None]] = [("data.train", recipe.data.train), ("data.eval", recipe.data.eval)]
     splits.append(("data.validation", recipe.data.validation))
     splits.append(("warm_start.data", recipe.warm_start.data if recipe.warm_start else None))

@@ -101,6 +101,26 @@ def outcomes_by_steps(
     return values, sum(answers.forwards for answers in found.values()), main
 
 
+def sampled_outcomes(setup: Setup, on_rows: Callable[[int], None] | None = None) -> tuple[np.ndarray, int]:
+    """Outcomes ``[prompts, eval.n]`` of completions drawn with the training temperature, and the forwards used."""
+    recipe = setup.recipe
+    assert recipe.eval is not None
+    assert setup.eval is not None
+    answers = answer_prompts(
+        setup.policy,
+        setup.eval.prompts[: recipe.eval.limit],
+        setup.rewards,
+        setup.outcome,
+        recipe.eval.sampler.model_copy(update={"temperature": recipe.rollout.temperature}),
+        seed=recipe.train.seed,
+        batch=recipe.eval.batch,
+        prefill=setup.prefill,
+        samples=recipe.eval.n,
+        on_rows=on_rows,
+    )
+    return answers.outcome, answers.forwards
+
+
 def pass_at_k(correct: np.ndarray) -> dict[str, np.ndarray]:
     """Per prompt, the unbiased estimate of the chance that one of k samples is right: k -> ``[prompts]``, k = 1, 2, 4, .. and n.
 

@@ -11,8 +11,6 @@ from safetensors import SafetensorError
 
 from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
-from rl.data import DataError
-from rl.evaluate import clusters, interval, outcomes_by_steps
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.progress import Reporter
 from rl.resume import CHECKPOINTS, open_run
@@ -20,7 +18,6 @@ from rl.run import Run
 from rl.session import Session
 from rl.setup import Setup, set_up
 from rl.warm_start import warm_up
-
 
 REPORT_SECONDS = 30.0  # between two writings of report.html during a run
 
@@ -156,28 +153,6 @@ def _leave_if(interrupt: Interrupt, session: Session) -> None:
     raise RunInterrupted(
         f"stopped at {at}, saved in {folder}. Continue with: --resume auto, or --resume {shlex.quote(str(folder))}"
     )
-
-
-def evaluate(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
-    model: str | Path | None = None,
-    adapter: str | Path | None = None,
-    *,
-    overrides: Sequence[str] = (),
-) -> dict[int, dict[str, float]]:
-    """Accuracy on the recipe's ``data.eval`` at each of its step counts: steps -> ``{value, low, high, n}``.
-
-    model, adapter: a checkpoint or a PEFT adapter in place of the recipe's.
-    """
-    if overrides or not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
-    changes = {name: str(value) for name, value in (("path", model), ("adapter", adapter)) if value is not None}
-    setup = set_up(recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)}))
-    if recipe.eval is None or setup.eval is None:
-        raise DataError("data.eval: the recipe names no evaluation data; add data.eval and eval")
-    with torch_settings(recipe):
-        results, _, _ = outcomes_by_steps(setup, recipe.eval.steps)
-    return {int(name): interval(values, clusters(setup), seed=recipe.train.seed) for name, values in results.items()}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rl import checkpoint
 from rl.advantages import advantages
 from rl.checkpoint import Saved
 from rl.data import batches
-from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k
+from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k, sampled_outcomes
 from rl.grading import grade_rollouts, reward_metrics
 from rl.health import Alarm, Health
 from rl.learner import Learner, TrainingError
@@ -209,22 +209,10 @@ class Session:
         recipe, setup = self.setup.recipe, self.setup
         assert recipe.eval is not None
         assert setup.eval is not None
-        prompts = setup.eval.prompts[: recipe.eval.limit]
-        self.live.phase("evaluation, pass@k", len(prompts) * recipe.eval.n, transient=True)
-        answers = answer_prompts(
-            setup.policy,
-            prompts,
-            setup.rewards,
-            setup.outcome,
-            recipe.eval.sampler.model_copy(update={"temperature": recipe.rollout.temperature}),
-            seed=recipe.train.seed,
-            batch=recipe.eval.batch,
-            prefill=setup.prefill,
-            samples=recipe.eval.n,
-            on_rows=lambda rows: self.live.advance("evaluation, pass@k", rows),
-        )
-        self.progress.eval_forwards += answers.forwards
-        return {"pass_at_k": {k: self.interval(values) for k, values in pass_at_k(answers.outcome).items()}}
+        self.live.phase("pass@k", len(setup.eval.prompts[: recipe.eval.limit]) * recipe.eval.n, transient=True)
+        outcomes, forwards = sampled_outcomes(setup, lambda rows: self.live.advance("pass@k", rows))
+        self.progress.eval_forwards += forwards
+        return {"pass_at_k": {k: self.interval(values) for k, values in pass_at_k(outcomes).items()}}
 
     def validate(self) -> float | None:
         """Mean of ``save.best_by`` (else the outcome) on ``data.validation``; a new best is remembered. None without that split."""

@@ -14,6 +14,7 @@ from rewards.load import FIXED_ARGUMENTS
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.data import DataError, Prompt, PromptSet, check_completions, load_split
+from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.models import LoraSpec, Policy, load_policy
 
 TINY = "tiny"  # model.path of a small model made on the spot
@@ -29,6 +30,7 @@ class Setup:
     outcome: str
     train: PromptSet | None
     eval: PromptSet | None
+    validation: PromptSet | None
     warm_start: PromptSet | None
     room: int
 
@@ -41,8 +43,8 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_model(model: ModelConfig, *, seed: int) -> Policy:
-    """The policy of a recipe, on the GPU where there is one."""
+def load_model(model: ModelConfig, *, seed: int, trainable: bool = True) -> Policy:
+    """The policy of a recipe, on the GPU where there is one. trainable: False freezes it and holds it in its dtype."""
     lora = None if model.lora is None else LoraSpec(r=model.lora.r, alpha=model.lora.alpha, targets=model.lora.targets)
     options: dict[str, Any] = {
         "dtype": model.dtype,
@@ -53,10 +55,10 @@ def load_model(model: ModelConfig, *, seed: int) -> Policy:
         "gradient_checkpointing": model.gradient_checkpointing,
         "device": default_device(),
         "seed": seed,
+        "trainable": trainable,
     }
     if model.path != TINY:
         return load_policy(model.path, family=model.family, **options)
-    from rollouts.checkpoints import save_policy
     from rollouts.tiny import build_tiny
 
     with tempfile.TemporaryDirectory() as folder:  # made, saved and loaded like any other
@@ -70,10 +72,12 @@ def set_up(
     reward_funcs: Sequence[Callable[..., Any]] | Callable[..., Any] | None = None,
     train_dataset: Any = None,
     eval_dataset: Any = None,
+    trainable: bool = True,
 ) -> Setup:
     """Load everything a recipe names. Rewards first (quick), then data and model.
 
     reward_funcs, train_dataset, eval_dataset: Python objects in place of (rewards: in addition to) what the recipe names.
+    trainable: False for what only evaluates.
     """
     extra = [reward_funcs] if callable(reward_funcs) else list(reward_funcs or [])
     rewards = load_rewards([*(entry.model_dump() for entry in recipe.rewards), *extra], base=Path.cwd())
@@ -81,10 +85,12 @@ def set_up(
     outcome = recipe.outcome or (names[0] if names else "")
     if rewards and outcome not in names:
         raise RewardError(f"outcome: '{outcome}' is none of the rewards {', '.join(names)}")
-    policy = load_model(recipe.model, seed=recipe.train.seed)
+    policy = load_model(recipe.model, seed=recipe.train.seed, trainable=trainable)
     unknown = [token for token in recipe.rollout.forbid if token >= policy.vocab_size]
     if unknown:
         raise DataError(f"rollout.forbid: {unknown} are no token ids; the vocabulary has {policy.vocab_size}")
+    if len({*recipe.rollout.forbid, *policy.forbidden_ids}) >= policy.vocab_size:
+        raise DataError("rollout.forbid: names every token id; leave at least one that may be sampled")
     room = policy.max_length - recipe.rollout.canvas
     if room < 1:
         raise DataError(
@@ -101,7 +107,9 @@ def set_up(
 
     train = load(train_dataset if train_dataset is not None else recipe.data.train, "data.train")
     evaluation = load(eval_dataset if eval_dataset is not None else recipe.data.eval, "data.eval")
-    sets = {name: part for name, part in (("data.train", train), ("data.eval", evaluation)) if part is not None}
+    validation = load(recipe.data.validation, "data.validation")
+    named = (("data.train", train), ("data.eval", evaluation), ("data.validation", validation))
+    sets = {name: part for name, part in named if part is not None}
     problems = column_problems(recipe, rewards, sets)
     if problems:
         raise DataError("\n".join(problems))
@@ -116,15 +124,16 @@ def set_up(
         outcome=outcome,
         train=train,
         eval=evaluation,
+        validation=validation,
         warm_start=warm_start,
         room=room,
     )
 
 
 def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str, PromptSet]) -> list[str]:
-    """Columns that a reward or `eval.cluster` needs and the prompts of ``data.train`` or ``data.eval`` do not have."""
+    """Columns that a reward or `eval.cluster` needs and the prompts of a split do not have."""
     problems = []
-    for key in ("data.train", "data.eval"):
+    for key in ("data.train", "data.eval", "data.validation"):
         if key not in sets:
             continue
         columns = list(sets[key].prompts[0].columns)
@@ -161,3 +170,11 @@ def sft_rows(policy: Policy, prompts: Sequence[Prompt]) -> list[tuple[Sequence[i
             )
         rows.append((prompt.token_ids, policy.tokenizer(prompt.completion, add_special_tokens=False).input_ids))
     return rows
+
+
+def save_weights(setup: Setup, folder: Path) -> None:
+    """``adapter/`` where there is one, else ``model/``."""
+    if setup.recipe.model.lora is not None or setup.recipe.model.adapter is not None:
+        save_adapter(setup.policy, folder / "adapter")
+    else:
+        save_policy(setup.policy, folder / "model")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from rollouts.families import Family, ModelError
+from rollouts.tokens import save_tokenizer
 
 if TYPE_CHECKING:
     from rollouts.models import Policy
@@ -29,8 +30,10 @@ _SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def resolve_folder(path: str | os.PathLike[str]) -> Path:
+def resolve_folder(path: str | os.PathLike[str], *, weights: bool = True) -> Path:
     """A local folder as it is; a hub name (`owner/model`) downloaded, weights and tokenizer only, no code.
+
+    weights: False leaves them out of a download: config and tokenizer alone.
 
     Raises:
         ModelError: neither a folder nor a model that the hub can give.
@@ -48,7 +51,8 @@ def resolve_folder(path: str | os.PathLike[str]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "merges.txt"]))
+        patterns = ["*.json", "*.jinja", "merges.txt", *(["*.safetensors"] if weights else [])]
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"model path {name}: no such folder, and the hub did not give it ({type(error).__name__}). Check the name "
@@ -195,13 +199,20 @@ def _some(names: list[str], limit: int = 6) -> str:
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
-def save_policy(policy: Policy, folder: str | os.PathLike[str], *, max_shard_bytes: int = 4 * 2**30) -> None:
+def save_policy(
+    policy: Policy,
+    folder: str | os.PathLike[str],
+    *,
+    max_shard_bytes: int = 4 * 2**30,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Write the full weights, LoRA merged in, with official names, `config.json` and tokenizer; `load_policy` reads it.
 
-    Tensors are written in the policy's compute dtype. The policy itself is not changed.
+    The policy itself is not changed.
 
     Args:
         max_shard_bytes: size of one file; larger models are split and indexed.
+        dtype: of the tensors written, rounded to once; default the policy's compute dtype.
 
     Raises:
         ModelError: a quantised policy (its exact weights are gone; save the adapter).
@@ -212,13 +223,14 @@ def save_policy(policy: Policy, folder: str | os.PathLike[str], *, max_shard_byt
         raise ModelError("a 4-bit policy cannot be exported as full weights; use save_adapter.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {**policy.config, "torch_dtype": str(policy.dtype).removeprefix("torch.")}
+    dtype = dtype or policy.dtype
+    config = {**policy.config, "torch_dtype": str(dtype).removeprefix("torch.")}
     config.pop("dtype", None)
-    shards = _split(list(full_tensors(policy)), policy.dtype.itemsize, max_shard_bytes)
+    shards = _split(list(full_tensors(policy)), dtype.itemsize, max_shard_bytes)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: make().to(device="cpu", dtype=policy.dtype).contiguous() for name, _, make in shard}
+        tensors = {name: make().to(device="cpu", dtype=dtype).contiguous() for name, _, make in shard}
         # Written beside and moved into place: an interrupted export leaves no half file under the real name.
         save_file(tensors, folder / f"{file}.part", metadata={"format": "pt"})
         os.replace(folder / f"{file}.part", folder / file)
@@ -228,10 +240,10 @@ def save_policy(policy: Policy, folder: str | os.PathLike[str], *, max_shard_byt
             stale.unlink()
     (folder / INDEX).unlink(missing_ok=True)
     if len(shards) > 1:
-        total = sum(size for shard in shards for _, size, _ in shard) * policy.dtype.itemsize
+        total = sum(size for shard in shards for _, size, _ in shard) * dtype.itemsize
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     _write_json(folder / "config.json", config)
-    policy.tokenizer.save_pretrained(str(folder))
+    save_tokenizer(policy.tokenizer, folder)
 
 
 def full_tensors(policy: Policy) -> Iterator[tuple[str, int, Callable[[], torch.Tensor]]]:

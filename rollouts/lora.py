@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import warnings
@@ -20,6 +21,9 @@ from rollouts.families import Family, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_PEFT_PREFIX = "base_model.model."  # of every tensor name in a saved adapter
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def add_lora(model: PreTrainedModel, family: Family, spec: LoraSpec, *, seed: in
 
 
 def load_adapter(model: PreTrainedModel, family: Family, path: str | os.PathLike[str]) -> nn.Module:
-    """Wrap a decoder in a saved PEFT adapter, trainable.
+    """Wrap a decoder in a saved PEFT adapter, trainable. Its modules may have the names of the model's published code.
 
     Raises:
         ModelError: no adapter there, targets that match nothing, or tensors that do not fit.
@@ -106,22 +110,75 @@ def load_adapter(model: PreTrainedModel, family: Family, path: str | os.PathLike
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(f"model.adapter {folder}: no adapter_config.json there; give the folder of a PEFT adapter.")
     config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig) or config.modules_to_save or config.bias != "none":
-        raise ModelError(f"{folder}: only plain LoRA adapters are supported (no bias, no modules_to_save).")
+    # A merge adds B A to the weights; DoRA and the like do more than that.
+    more = ("modules_to_save", "use_dora", "target_parameters", "trainable_token_indices", "layer_replication")
+    extra = [name for name in more if getattr(config, name, None)] + (
+        ["bias"] if getattr(config, "bias", "none") != "none" else []
+    )
+    if not isinstance(config, LoraConfig) or extra:
+        named = f", not with {', '.join(extra)}" if extra else ""
+        raise ModelError(f"{folder}: only plain LoRA adapters are supported (no bias, no modules_to_save){named}.")
     targets = config.target_modules or ()
     if isinstance(targets, str):
         raise ModelError(f"{folder}: target_modules is the pattern {targets!r}; a list of names is supported.")
     config.lora_dropout = 0.0
     config.inference_mode = False
+    weights = load_peft_weights(str(folder), device="cpu")
+    official = {name: ours for name, ours in family.module_map(layer_count(model)).items() if name != ours}
+    modules = {key: key.removeprefix(_PEFT_PREFIX).partition(".lora_")[0] for key in weights}
+    if modules and official.keys() >= set(modules.values()):  # trained on the published code, or exported for it
+        weights = {key.replace(modules[key], official[modules[key]], 1): value for key, value in weights.items()}
+        targets = {official[name] for name in modules.values()}
+        config.target_modules = sorted(targets)
     matches = lora_matches(model, family, sorted(targets))
     wrapped = _wrap(model, config, expected=len(set().union(*matches.values())), seed=0)
-    weights = load_peft_weights(str(folder), device="cpu")
+    _check_shapes(wrapped, weights, family, folder)
     result = set_peft_model_state_dict(wrapped, weights)
     absent = [name for name in result.missing_keys if ".lora_" in name]
     if absent or result.unexpected_keys:
         names = ", ".join((absent + list(result.unexpected_keys))[:4])
         raise ModelError(f"{folder}: adapter tensors do not fit this {family.name} model ({names}, ...).")
     return wrapped
+
+
+def _check_shapes(wrapped: nn.Module, weights: dict[str, torch.Tensor], family: Family, folder: Path) -> None:
+    """Refuse tensors of another shape than the model's: the adapter of a model of another size."""
+    there = dict(wrapped.named_parameters())
+    for key, value in weights.items():
+        ours = there.get(f"{key.removesuffix('.weight')}.default.weight")
+        if ours is not None and ours.shape != value.shape:
+            raise ModelError(
+                f"{folder}: adapter tensors do not fit this {family.name} model ({key} is {list(value.shape)}, the model asks for "
+                f"{list(ours.shape)}): it was made for another model."
+            )
+
+
+def official_adapter(folder: Path, family: Family, layers: int) -> None:
+    """Rename the modules of a saved adapter to those of the model's published code, in place.
+
+    PEFT then puts it on that code. Every target is named in full: two layers of LLaDA share the short name `ff_out`.
+
+    Raises:
+        ModelError: an adapter with settings per module, whose patterns cannot be translated.
+    """
+    from safetensors.torch import load_file, save_file
+
+    names = {ours: official for official, ours in family.module_map(layers).items()}
+    if not names:
+        return
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("rank_pattern") or config.get("alpha_pattern"):
+        raise ModelError(f"{folder}: an adapter with rank_pattern or alpha_pattern cannot be renamed.")
+    weights, targets = {}, set()
+    for key, value in load_file(folder / "adapter_model.safetensors").items():
+        module, _, leaf = key.removeprefix(_PEFT_PREFIX).partition(".lora_")
+        if module not in names:
+            raise ModelError(f"{folder}: {key} has no name in the published code of the {family.name} family.")
+        weights[f"{_PEFT_PREFIX}{names[module]}.lora_{leaf}"] = value
+        targets.add(names[module])
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    path.write_text(json.dumps({**config, "target_modules": sorted(targets)}, indent=2) + "\n", encoding="utf-8")
 
 
 def _wrap(model: PreTrainedModel, config: Any, *, expected: int, seed: int) -> nn.Module:
@@ -131,6 +188,8 @@ def _wrap(model: PreTrainedModel, config: Any, *, expected: int, seed: int) -> n
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT draws from the global stream, which is nobody's to move, and asks transformers deprecated questions.
         warnings.simplefilter("ignore", FutureWarning)
+        # A base model that was moved or is given by another name; what matters is whether the tensors fit.
+        warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*")
         wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
     generator = torch.Generator().manual_seed(seed)
     adapted = sum(isinstance(module, LoraLayer) for module in wrapped.modules())

@@ -132,7 +132,7 @@ def half_a_row(folder: Any, name: str, rows: Any) -> None:
 MOMENTS = {
     "in the warm start": ("full", killing(session.RunFolder, "append", 4, after=True)),
     "after the warm start": ("full", killing(warm_start, "save_weights", 1, after=True)),
-    "in the evaluation before RL": ("full", killing(session, "answer_prompts", 1, after=False)),
+    "in the evaluation before RL": ("full", killing(session, "outcomes_by_steps", 1, after=False)),
     "in the first update": ("full", killing(session, "train_step", 1, after=True)),
     "between rollouts and their metrics": ("full", killing(session, "write_samples", 5, after=True)),
     "in a later update": ("full", killing(session, "train_step", 5, after=True)),

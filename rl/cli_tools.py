@@ -1,0 +1,180 @@
+"""Commands around a run: sample, eval, report, export, doctor. `rl.cli` registers them; all that is heavy is imported inside."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL_OR_RUN",
+        help="A run folder (also its best, warm_start or checkpoints/update-...), a checkpoint or adapter folder, or a Hub name.",
+        show_default=False,
+    ),
+]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to put on the model.", show_default=False),
+]
+Dtype = Literal["float32", "bfloat16"]
+
+
+def sample(
+    model: ModelArgument,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt. Without one and without --file: standard input.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", help="Prompts: jsonl (a row in each line), txt (a prompt in each line), csv, json, parquet."
+        ),
+    ] = None,
+    adapter: AdapterOption = None,
+    canvas: Annotated[int | None, typer.Option(help="Positions to generate.", min=1)] = None,
+    block: Annotated[int | None, typer.Option(help="Positions denoised together.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps over the whole canvas.", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the most probable token.", min=0)] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus; 1 keeps everything.", min=0, max=1)] = None,
+    selection: Annotated[
+        str | None, typer.Option(help="Which positions a step keeps: confidence, max_prob, margin, entropy or random.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="Completions of each prompt.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Of the computation; default: the run's or the checkpoint's.")
+    ] = None,
+    quantization: Annotated[
+        Literal["none", "nf4"] | None, typer.Option(help="Of the base weights; default: the run's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per completion, a line each.")] = False,
+    delay: Annotated[float, typer.Option(help="Seconds each step stays on the screen.", min=0, max=10)] = 0.05,
+) -> None:
+    """Generate, and watch the text unmask. A run brings its prompt format and evaluation sampler along.
+
+    Where the output is no terminal, only the finished text is printed.
+    """
+    from rl.sample import sample as run
+
+    sampler = {
+        "canvas": canvas,
+        "block": block,
+        "steps": steps,
+        "temperature": temperature,
+        "top_p": top_p,
+        "selection": selection,
+    }
+    run(
+        model,
+        prompt,
+        file=file,
+        adapter=adapter,
+        sampler=sampler,
+        dtype=dtype,
+        quantization=quantization,
+        count=n,
+        seed=seed,
+        as_json=as_json,
+        delay=delay,
+    )
+
+
+def evaluate(
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe, or a run folder with its weights.", show_default=False),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY.PATH=VALUE]...", help="What differs from the recipe, as in eval.limit=100."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A checkpoint, Hub name or run in place of the recipe's.", show_default=False),
+    ] = None,
+    adapter: AdapterOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Also write the numbers.", show_default=False)
+    ] = None,
+) -> None:
+    """Accuracy on the recipe's evaluation prompts, with 95 % intervals, by denoising steps."""
+    from rl.measure import measure, show, write
+
+    found = measure(recipe, overrides or [], model=model, adapter=adapter, out=out)
+    show(found)
+    if out is not None:
+        write(found, out)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="HTML file to write.", show_default=False)
+    ] = None,
+) -> None:
+    """One self-contained HTML page about a run, or about several side by side."""
+    from rl.report import write_report
+    from rl.source import CommandError, check_file, check_runs
+
+    check_runs(runs)
+    if out is not None:
+        check_file(out, "report.html")
+    try:
+        page = write_report(runs, out)
+    except OSError as error:
+        raise CommandError(f"the report cannot be written: {error}") from error
+    typer.echo(f"wrote {page}")
+
+
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or its best, warm_start or checkpoints/update-...")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.", show_default=False)],
+    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into full weights.")] = False,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of full weights; default: that of the base checkpoint.", show_default=False),
+    ] = None,
+    names: Annotated[
+        Literal["transformers", "official"],
+        typer.Option(
+            help="Module names of an adapter: those of transformers' decoder, or of the model's published code."
+        ),
+    ] = "transformers",
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model", metavar="OWNER/NAME", help="Name of the base model, where the run used a local copy."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Also upload to the Hugging Face Hub.")
+    ] = None,
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Of the Hub repository.  [default: private]", show_default=False),
+    ] = None,
+) -> None:
+    """What a run trained, as others load it: a PEFT adapter, or full weights in the family's official format."""
+    from rl.export import ExportOptions, export_run
+
+    options = ExportOptions(
+        merge=merge, dtype=dtype, names=names, base_model=base_model, force=force, push=push, private=private
+    )
+    export_run(run, out, options, say=typer.echo)
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What this machine can do, and what to do about what it cannot."""
+    from rl.doctor import examine, show
+
+    if not show(examine(), as_json=as_json):
+        raise typer.Exit(1)
+
+
+COMMANDS = {"sample": sample, "eval": evaluate, "report": report, "export": export, "doctor": doctor}
