@@ -4,8 +4,9 @@ Each estimator is a frozen value a recipe writes down. ``plan`` decides what is 
 estimates (slot 4). Neither knows the objective, the model or the loop.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from rl import masks
 from rl.masks import MaskPlan, PlanKey
 from rollouts import law as laws
-from rollouts.denoise import row_chunks
+from rollouts.denoise import group_chunks, row_chunks
 from rollouts.forward import distinct_forward
 from rollouts.law import Law
 from rollouts.select import log_mass_below, threshold
@@ -23,6 +24,9 @@ from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 
 Unit = Literal["token", "step", "sequence"]
+
+# Rows of logits whose gradient is formed at a time: on the CPU such arrays stay below what malloc would map afresh each time.
+SLICE_ROWS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,55 +162,96 @@ def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: 
     """Log-probabilities of a plan's scored positions, float32 ``[N, S]``, 0 elsewhere. Differentiable where autograd is on.
 
     tokens int64, attention bool ``[N, S]``: the rows of the views (not of the batch). Logits exist for the scored positions only, a
-    bounded number of rows at a time; under autograd each chunk is recomputed in the backward pass.
+    bounded number of rows at a time, and outlive neither pass.
     """
     device = policy.device
     need = plan.rows_scored.to(device)
     inputs = torch.where(plan.masked, policy.mask_id, tokens).to(device)
     states = distinct_forward(policy, inputs, attention.to(device), need)
     target = tokens.to(device)[need]
-    value, raw = _token_logprobs(policy, states, target, law)
-    if plan.order is not None:
-        scored = plan.scored.to(device)
-        is_token = scored[need]
-        confidence = torch.zeros(need.shape, device=device).index_put((scored,), raw.detach()[is_token])
-        tau, last = threshold(confidence, scored)
-        view, place = need.nonzero(as_tuple=True)
-        # Same rows as above, tokens included: a head run on other rows may round otherwise, and a confidence that moves
-        # across the threshold by one rounding would change the law by whole nats.
-        value = torch.where(is_token, value, _order_mass(policy, states, tau[view], place > last[view], law))
-    return torch.zeros(need.shape, device=device).index_put(need.nonzero(as_tuple=True), value)
+    if plan.order is None:
+        score, size = _token_logprobs, SLICE_ROWS
+        chunks = [(states[rows], target[rows]) for rows in row_chunks(len(states), policy.vocab_size)]
+    else:  # the views of a chunk are whole: what the order hangs on is seen in one run of the head
+        score, size = _with_order, max(1, len(states))
+        scored, counts = plan.scored.to(device), need.sum(1).tolist()
+        views = group_chunks(counts, policy.vocab_size) if counts else []
+        sizes = [sum(counts[part]) for part in views]
+        chunks = [
+            (rows, ids, need[part], scored[part])
+            for rows, ids, part in zip(states.split(sizes), target.split(sizes), views, strict=True)
+        ]
+    with_gradient = torch.is_grad_enabled()
+    frozen = with_gradient and states.requires_grad and law.temperature > 0.0
+    # A head without trainable weights passes the gradient on to the states, and its logits are needed for nothing else.
+    frozen = frozen and not policy.logits(states[:0].detach()).requires_grad
 
+    def run(rows: Tensor, *columns: Tensor) -> Tensor:
+        return score(policy.logits(rows), law, *columns)
 
-def _token_logprobs(policy, states: Tensor, target: Tensor, law: Law) -> tuple[Tensor, Tensor]:
-    """log q(token) with gradient and log p(token), both float32 ``[R]``."""
-
-    def one(rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        logits = policy.logits(rows)
-        logp = laws.log_p(logits)
-        logq = logp if law.is_raw else laws.log_q(logits, law, drawn=ids)
-        return logq.gather(1, ids[:, None]).squeeze(1), logp.gather(1, ids[:, None]).squeeze(1)
-
-    sampled, raw = _chunked(policy, one, states, target)
-    return sampled, raw
-
-
-def _order_mass(policy, states: Tensor, tau: Tensor, loses_ties: Tensor, law: Law) -> Tensor:
-    """Factors of the order for positions left masked, float32 ``[R]``."""
-
-    def one(rows: Tensor, bar: Tensor, ties: Tensor) -> tuple[Tensor]:
-        logits = policy.logits(rows)
-        return (log_mass_below(laws.log_q(logits, law), laws.log_p(logits), bar, ties),)
-
-    return _chunked(policy, one, states, tau, loses_ties)[0]
-
-
-def _chunked(policy, function, states: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
-    """Apply ``function`` to bounded chunks of rows; with several chunks under autograd, keep their logits out of memory."""
-    chunks = row_chunks(len(states), policy.vocab_size) or [slice(0, 0)]
-    parts = []
+    values = [states.sum(1).float()] if not chunks else []
     for chunk in chunks:
-        rows = (states[chunk], *(column[chunk] for column in columns))
-        keep_out = len(chunks) > 1 and torch.is_grad_enabled()
-        parts.append(checkpoint(function, *rows, use_reentrant=False) if keep_out else function(*rows))
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        if frozen:
+            values.append(_RowSlopes.apply(policy, score, law, size, *chunk))
+        elif with_gradient and len(chunks) > 1:
+            values.append(checkpoint(run, *chunk, use_reentrant=False))
+        else:
+            values.append(run(*chunk))
+    return torch.zeros(need.shape, device=device).index_put(need.nonzero(as_tuple=True), torch.cat(values))
+
+
+def _token_logprobs(logits: Tensor, law: Law, ids: Tensor) -> Tensor:
+    """log q(token) ``[R]``."""
+    return laws.log_q(logits, law, drawn=ids).gather(1, ids[:, None]).squeeze(1)
+
+
+def _with_order(logits: Tensor, law: Law, ids: Tensor, need: Tensor, scored: Tensor) -> Tensor:
+    """Of whole views, float32 ``[R]``: log q(token) where a token is scored, and elsewhere the position's factor of the order.
+
+    need, scored bool ``[n, S]``: where ``logits`` stand, and which of them are tokens.
+    """
+    is_token = scored[need]
+    logp, logq = laws.log_p(logits.detach()), laws.log_q(logits, law, drawn=ids)
+    raw = logp.gather(1, ids[:, None]).squeeze(1)
+    confidence = torch.zeros(need.shape, device=logits.device).index_put((scored,), raw[is_token])
+    tau, last = threshold(confidence, scored)
+    view, place = need.nonzero(as_tuple=True)
+    own = logq if law.top_p == 1.0 else laws.log_q(logits, law)
+    mass = log_mass_below(own, logp, tau[view], place > last[view])
+    return torch.where(is_token, logq.gather(1, ids[:, None]).squeeze(1), mass)
+
+
+class _RowSlopes(torch.autograd.Function):
+    """``score(policy.logits(states), law, *columns)``, where each value hangs on its own row alone.
+
+    The slope of each value, ``[R, d]``, is found together with the value, so neither the logits nor a second run of the head is left for
+    the backward pass. The logits' own gradient is written over them, ``size`` rows at a time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, policy: Any, score: Callable[..., Tensor], law: Law, size: int, states: Tensor, *columns: Tensor
+    ) -> Tensor:
+        with torch.enable_grad():
+            own = states.detach().requires_grad_()
+            logits = policy.logits(own)
+            parts = zip(*(column.split(size) for column in (logits.detach(), *columns)), strict=True)
+            values = [_slope_in_place(score, law, *part) for part in parts]
+            (slope,) = torch.autograd.grad(logits, own, logits.detach())
+        ctx.save_for_backward(slope)
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        gradient = (cotangents[0].unsqueeze(1) * slope).to(slope.dtype)
+        return None, None, None, None, gradient, *(None for _ in ctx.needs_input_grad[5:])
+
+
+def _slope_in_place(score: Callable[..., Tensor], law: Law, logits: Tensor, *columns: Tensor) -> Tensor:
+    """The values ``[r]``; the gradient of their sum takes the place of the logits."""
+    leaf = logits.detach().requires_grad_()
+    values = score(leaf, law, *columns)
+    (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    logits.copy_(gradient)
+    return values.detach()

@@ -4,6 +4,7 @@ Per step: one forward of the rows still at work, logits only where a token may b
 rollout's own stream, the selection rule, the log-probabilities of both.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +18,9 @@ from rollouts.schedule import fixed_quota
 from rollouts.select import keep_top, log_mass_below, position_score, random_choice_logprob, threshold
 from rollouts.spec import SamplerSpec
 
-# Logits of one chunk of rows: this many float32 numbers at most (256 MB), whatever the vocabulary.
-CHUNK_NUMBERS = 64 * 1024 * 1024
+# Logits of one chunk of rows: about this many float32 numbers (64 MB), whatever the vocabulary. Fewer rows would leave a matrix
+# kernel idle (a GPU reads LLaDA's whole head for each chunk), more would only take memory.
+CHUNK_NUMBERS = 16 * 1024 * 1024
 
 
 @dataclass(eq=False)
@@ -38,8 +40,17 @@ class Record:
 
 
 @torch.no_grad()
-def denoise(policy, canvas: Canvas, spec: SamplerSpec, streams: list[np.random.Generator]) -> Record:
-    """Denoise every row of a canvas. ``streams[b]`` is row b's own random stream; nothing else is random."""
+def denoise(
+    policy,
+    canvas: Canvas,
+    spec: SamplerSpec,
+    streams: list[np.random.Generator],
+    on_step: Callable[[Record, int], None] | None = None,
+) -> Record:
+    """Denoise every row of a canvas. ``streams[b]`` is row b's own random stream; nothing else is random.
+
+    on_step is shown the record after each step in which a row was at work; it must not change it.
+    """
     device = policy.device
     tokens = canvas.tokens.to(device).clone()
     hidden = (canvas.canvas_mask & ~canvas.hint_mask).to(device)
@@ -61,7 +72,7 @@ def denoise(policy, canvas: Canvas, spec: SamplerSpec, streams: list[np.random.G
     try:
         for block in range(spec.blocks):
             window = start[rows, None] + block * spec.block + torch.arange(spec.block, device=device)
-            _denoise_block(policy, record, attention, rows, window, block, spec, law, streams)
+            _denoise_block(policy, record, attention, rows, window, block, spec, law, streams, on_step)
             if spec.early_stop:
                 ended = is_eos(record.tokens[rows[:, None], window], policy.eos_ids).any(1)
                 rows = rows[~ended]
@@ -72,7 +83,7 @@ def denoise(policy, canvas: Canvas, spec: SamplerSpec, streams: list[np.random.G
     return record
 
 
-def _denoise_block(policy, record, attention, rows, window, block, spec, law, streams) -> None:
+def _denoise_block(policy, record, attention, rows, window, block, spec, law, streams, on_step=None) -> None:
     """Reveal one block of the rows still at work. rows ``[n]``, window ``[n, W]`` (positions)."""
     masked = record.reveal_step[rows[:, None], window] == spec.steps
     quotas = fixed_quota(masked.sum(1), spec.steps_per_block)
@@ -89,6 +100,8 @@ def _denoise_block(policy, record, attention, rows, window, block, spec, law, st
             policy, record, attention, row, place, mask, quota, uniform[:, pick.cpu()], step, spec, law
         )
         masked[pick] &= ~kept
+        if on_step:
+            on_step(record, step)
 
 
 def _uniforms(streams, rows: Tensor, width: int, selection: str) -> Tensor:
@@ -102,34 +115,58 @@ def _uniforms(streams, rows: Tensor, width: int, selection: str) -> Tensor:
 
 def _denoise_step(policy, record, attention, row, place, masked, quota, uniform, step, spec, law) -> Tensor:
     """One step of some rows; writes into ``record``; returns which block positions were revealed, bool ``[n, W]``."""
+    asked, order = masked, torch.zeros(len(row), device=row.device)
+    if spec.selection == "random":
+        score = -uniform[1].to(order)  # the lowest uniforms are a uniformly chosen subset, known before the forward
+        asked, order = keep_top(score, masked, quota), random_choice_logprob(masked.sum(1), quota)
     select = torch.zeros_like(attention[row])
-    select[torch.arange(len(row), device=row.device)[:, None].expand_as(place)[masked], place[masked]] = True
-    # [M, d], row-major: the order of `masked`
+    select[torch.arange(len(row), device=row.device)[:, None].expand_as(place)[asked], place[asked]] = True
+    # [M, d], row-major: the order of `asked`
     states = distinct_forward(policy, record.tokens[row], attention[row], select)
     record.forwards[row] += 1
-    drawn = _draw_all(policy, states, uniform[0][masked.cpu()], spec.selection, law)
+    counts, done, parts = asked.sum(1).tolist(), 0, []
+    for part in group_chunks(counts, policy.vocab_size):
+        rows = slice(done, done + sum(counts[part]))
+        done = rows.stop
+        logits = policy.logits(states[rows])
+        parts.append(_reveal(logits, uniform[0][part], asked[part], quota[part], spec.selection, law))
+    kept, choice, token, raw, sampler, spread = (torch.cat(column) for column in zip(*parts, strict=True))
+    at = (row[:, None].expand_as(place)[kept], place[kept])
+    record.tokens[at] = token
+    record.reveal_step[at] = step
+    record.raw_logprob[at] = raw
+    record.sampler_logprob[at] = sampler
+    record.entropy[at] = spread
+    record.select_logprob[row, step] = order + choice
+    return kept
+
+
+def _reveal(
+    logits: Tensor, uniform: Tensor, masked: Tensor, quota: Tensor, selection: str, law: laws.Law
+) -> tuple[Tensor, ...]:
+    """Choose and draw for whole rows, from the logits ``[M, V]`` of their masked positions.
+
+    uniform float64 ``[n, W]``, masked bool ``[n, W]``, quota ``[n]``. Returns the kept positions bool ``[n, W]``, the log-probability of
+    that choice ``[n]``, and for each kept position ``[K]`` its token, raw and sampler log-probability and raw entropy.
+    """
 
     def on_block(values: Tensor) -> Tensor:
         return torch.zeros(masked.shape, dtype=values.dtype, device=values.device).masked_scatter(masked, values)
 
-    token, raw, sampler, spread, score = (on_block(values) for values in drawn)
-    if spec.selection == "random":
-        score = -uniform[1].to(score)  # the lowest uniforms are a uniformly chosen subset
-    kept = keep_top(score, masked, quota)
-    if spec.selection == "confidence":
-        order = _order_logprob(policy, states, raw, masked, kept, law)
-    elif spec.selection == "random":
-        order = random_choice_logprob(masked.sum(1), quota)
-    else:
-        order = torch.zeros(len(row), device=row.device)  # given the state, the choice was certain
-    at = (row[:, None].expand_as(place)[kept], place[kept])
-    record.tokens[at] = token[kept]
-    record.reveal_step[at] = step
-    record.raw_logprob[at] = raw[kept]
-    record.sampler_logprob[at] = sampler[kept]
-    record.entropy[at] = spread[kept]
-    record.select_logprob[row, step] = order
-    return kept
+    logp = laws.log_p(logits)
+    if selection != "confidence":
+        # The choice does not depend on what is drawn, so only what is kept is drawn. Given the state it was certain.
+        kept = masked if selection == "random" else keep_top(on_block(position_score(selection, logp)), masked, quota)
+        chosen = kept[masked]
+        logp = logp[chosen]
+        token, raw, sampler, _ = _draw(logits[chosen], logp, uniform[kept.to(uniform.device)], law)
+        choice = torch.zeros(len(masked), device=logits.device)
+        return kept, choice, token, raw, sampler, laws.entropy(logp)
+    token, raw, sampler, logq = _draw(logits, logp, uniform[masked.to(uniform.device)], law)
+    kept = keep_top(on_block(raw), masked, quota)
+    choice = _order_logprob(logq, logp, on_block(raw), masked, kept)
+    chosen = kept[masked]
+    return kept, choice, token[chosen], raw[chosen], sampler[chosen], laws.entropy(logp[chosen])
 
 
 def row_chunks(count: int, vocabulary: int) -> list[slice]:
@@ -138,35 +175,35 @@ def row_chunks(count: int, vocabulary: int) -> list[slice]:
     return [slice(low, min(low + size, count)) for low in range(0, count, size)]
 
 
-def _draw_all(policy, states: Tensor, uniform: Tensor, selection: str, law: laws.Law) -> tuple[Tensor, ...]:
-    """Per masked position ``[M]``: token drawn, its raw and sampler log-probability, raw entropy, score for the selection."""
-    parts = []
-    for chunk in row_chunks(len(states), policy.vocab_size):
-        logits = policy.logits(states[chunk])
-        logp, logq = laws.log_p(logits), laws.log_q(logits, law)
-        token = laws.draw(logq, uniform[chunk])
+def group_chunks(sizes: Sequence[int], vocabulary: int) -> list[slice]:
+    """The same for groups of rows that must stay together: slices of groups, of one group at least."""
+    most, chunks, low, rows = CHUNK_NUMBERS // max(1, vocabulary), [], 0, 0
+    for index, size in enumerate(sizes):
+        if index > low and rows + size > most:
+            chunks.append(slice(low, index))
+            low, rows = index, 0
+        rows += size
+    return [*chunks, slice(low, len(sizes))]
+
+
+def _draw(logits: Tensor, logp: Tensor, uniform: Tensor, law: laws.Law) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Per row: the token drawn, its raw and sampler log-probability ``[R]``, and the law itself ``[R, V]``; None where it is certain."""
+    if law.temperature == 0.0:
+        token = laws.most_probable(logits, law)
         raw = logp.gather(1, token[:, None]).squeeze(1)
-        sampler = logq.gather(1, token[:, None]).squeeze(1)
-        if selection in ("confidence", "random"):
-            score = raw
-        else:
-            score = position_score(selection, logp)
-        parts.append((token, raw, sampler, laws.entropy(logp), score))
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        return token, raw, torch.zeros_like(raw), None
+    logq = laws.log_q(logits, law)
+    token = laws.draw(logq, uniform)
+    return token, logp.gather(1, token[:, None]).squeeze(1), logq.gather(1, token[:, None]).squeeze(1), logq
 
 
-def _order_logprob(policy, states: Tensor, raw: Tensor, masked: Tensor, kept: Tensor, law: laws.Law) -> Tensor:
+def _order_logprob(logq: Tensor | None, logp: Tensor, confidence: Tensor, masked: Tensor, kept: Tensor) -> Tensor:
     """Log-probability ``[n]`` that every position left masked had drawn something less confident than the kept ones."""
-    tau, last = threshold(raw, kept)
+    order = torch.zeros(len(masked), device=logp.device)
+    if logq is None:
+        return order  # nothing was drawn, so nothing else could have been chosen
+    tau, last = threshold(confidence, kept)
     left = (masked & ~kept)[masked]  # [M]
     owner, place = masked.nonzero(as_tuple=True)
-    order = torch.zeros(len(masked), device=states.device)
-    # The chunks of the draw, kept positions included: a head run on other rows may round otherwise, and a confidence
-    # that moves across the threshold by one rounding would change the recorded law by whole nats.
-    for chunk in row_chunks(len(states), policy.vocab_size):
-        logits = policy.logits(states[chunk])
-        mass = log_mass_below(
-            laws.log_q(logits, law), laws.log_p(logits), tau[owner[chunk]], place[chunk] > last[owner[chunk]]
-        )
-        order.index_add_(0, owner[chunk], torch.where(left[chunk], mass, 0.0))
-    return order
+    mass = log_mass_below(logq, logp, tau[owner], place > last[owner])
+    return order.index_add(0, owner, torch.where(left, mass, 0.0))

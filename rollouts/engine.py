@@ -26,12 +26,16 @@ def generate(
     pad_to: int | None = None,
     hints: Sequence[dict[int, int]] | None = None,
     on_rows: Callable[[int], None] | None = None,
+    on_step: Callable[[Record, int], None] | None = None,
+    first_rollout: int = 0,
 ) -> RolloutBatch:
     """Denoise one canvas per prompt.
 
-    Row ``i`` draws from ``stream(seed, purpose, step, i)``, so its numbers do not depend on ``max_rows`` or on its neighbours.
+    Row ``i`` draws from ``stream(seed, purpose, step, first_rollout + i)``, so its numbers do not depend on ``max_rows`` or on its
+    neighbours.
     max_rows: rows per call (one group per call under ``deterministic``). pad_to: prompt positions every call is padded to;
-    default the longest prompt of each call. on_rows is told how many rows each call finished.
+    default the longest prompt of each call. on_rows is told how many rows each call finished; on_step sees the record of the
+    call at hand after each of its steps.
     """
     batches = []
     for low in range(0, len(prompts), max_rows):
@@ -44,8 +48,9 @@ def generate(
             hints=hints[part] if hints else None,
             pad_to=pad_to,
         )
-        rollout_ids = torch.arange(part.start, part.stop)
-        record = denoise(policy, canvas, spec, [stream(seed, purpose, step, i) for i in rollout_ids.tolist()])
+        rollout_ids = torch.arange(first_rollout + part.start, first_rollout + part.stop)
+        streams = [stream(seed, purpose, step, i) for i in rollout_ids.tolist()]
+        record = denoise(policy, canvas, spec, streams, on_step)
         batches.append(
             _finish(
                 policy,

@@ -40,19 +40,30 @@ def log_q(logits: Tensor, law: Law, drawn: Tensor | None = None) -> Tensor:
     Differentiable in the logits with the support held fixed. At temperature 0 all mass is on the most probable allowed id
     (the lowest id on ties) and there is no gradient.
     """
-    z = logits.float()
-    if law.forbidden:
-        z = z.index_fill(-1, torch.as_tensor(law.forbidden, device=z.device), float("-inf"))
+    z = _allowed(logits, law)
     if law.temperature == 0.0:
         best = z.argmax(-1, keepdim=True)
         return torch.full_like(z, float("-inf")).scatter(-1, best, 0.0)
-    logq = torch.log_softmax(z / law.temperature, dim=-1)
+    logq = torch.log_softmax(z if law.temperature == 1.0 else z / law.temperature, dim=-1)
     if law.top_p < 1.0:
         support = nucleus(logq, law.top_p)
         if drawn is not None:
             support = support.scatter(-1, drawn.unsqueeze(-1), True)
         logq = torch.log_softmax(logq.masked_fill(~support, float("-inf")), dim=-1)
     return logq
+
+
+def most_probable(logits: Tensor, law: Law) -> Tensor:
+    """The most probable allowed id, the lowest on ties: what temperature 0 draws. ``[R, V] -> [R]``."""
+    return _allowed(logits, law).argmax(-1)
+
+
+def _allowed(logits: Tensor, law: Law) -> Tensor:
+    """float32 logits, forbidden ids at ``-inf``."""
+    z = logits.float()
+    if law.forbidden:
+        z = z.index_fill(-1, torch.as_tensor(law.forbidden, device=z.device), float("-inf"))
+    return z
 
 
 def nucleus(logq: Tensor, top_p: float) -> Tensor:
@@ -69,7 +80,8 @@ def draw(logq: Tensor, u: Tensor) -> Tensor:
     logq ``[R, V]``, u float64 ``[R]`` in [0, 1). Returns int64 ``[R]``. One uniform per position (rather than V Gumbels) makes
     the stream short enough to be addressed per rollout; ids of zero probability are never returned.
     """
-    cdf = logq.double().exp().cumsum(-1)
+    # In place: on the CPU, fetching fresh memory for each pass takes longer than the pass.
+    cdf = logq.to(torch.float64, copy=True).exp_().cumsum_(-1)
     point = u.to(cdf.device).unsqueeze(-1) * cdf[:, -1:]
     index = torch.searchsorted(cdf, point, right=True)
     # Rounding can put the point on the total itself: take the last id that has mass.

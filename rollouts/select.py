@@ -62,12 +62,12 @@ def log_mass_below(logq: Tensor, logp: Tensor, tau: Tensor, loses_ties: Tensor) 
     logq, logp ``[M, V]``; tau ``[M]`` (a log-probability); loses_ties bool ``[M]``. Returns ``[M]``. Differentiable through q with
     the event held fixed; ``LOG_NOTHING`` where the mass is zero.
     """
-    below = (logp < tau.unsqueeze(-1)) | ((logp == tau.unsqueeze(-1)) & loses_ties.unsqueeze(-1))
-    below = below.detach() & (logq > float("-inf"))
-    possible = below.any(-1)
-    # Rows without mass get one finite dummy entry, so that logsumexp has a finite gradient before it is discarded.
-    safe = logq.masked_fill(~below, float("-inf"))
-    safe = torch.where(possible.unsqueeze(-1), safe, torch.zeros_like(safe))
+    # Losing a tie, a position may also have drawn tau itself: anything below the next float32.
+    bar = torch.where(loses_ties, tau.nextafter(torch.full_like(tau, float("inf"))), tau).unsqueeze(-1)
+    safe = torch.where((logp < bar).detach(), logq, float("-inf"))
+    possible = safe.detach().amax(-1) > float("-inf")
+    # Rows without mass get finite dummy entries, so that logsumexp has a finite gradient before it is discarded.
+    safe = torch.where(possible.unsqueeze(-1), safe, 0.0)
     return torch.where(possible, torch.logsumexp(safe, -1), torch.full_like(tau, LOG_NOTHING))
 
 

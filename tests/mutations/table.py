@@ -29,6 +29,8 @@ STEP = "tests/rl/test_step.py"
 LEARNER = "tests/rl/test_learner.py"
 SFT = "tests/rl/test_sft.py"
 EVALUATE = "tests/rl/test_evaluate.py"
+EXPORT = "tests/rl/test_export.py"
+WATCHING = "tests/rollouts/test_watching.py"
 RESUME = "tests/rl/test_resume.py"
 
 MUTATIONS = (
@@ -244,6 +246,13 @@ MUTATIONS = (
         "rl/likelihood.py",
         "log_mass_below(own, logp",
         "log_mass_below(own.detach(), logp",
+        SCORES,
+    ),
+    Mutation(
+        "slope without its cotangent",
+        "rl/likelihood.py",
+        "(cotangents[0].unsqueeze(1) * slope)",
+        "(cotangents[0].unsqueeze(1).sign() * slope)",
         SCORES,
     ),
     Mutation(
@@ -483,5 +492,34 @@ MUTATIONS = (
         "counts = np.bincount(labels).astype(float)",
         "counts = np.ones_like(sums)",
         EVALUATE,
+    ),
+    # exports and lone rollouts
+    Mutation(
+        "merge without the adapter",
+        "rollouts/checkpoints.py",
+        "return sum(deltas, parameter",
+        "return sum([], parameter",
+        EXPORT,
+    ),
+    Mutation(
+        "base rounded before the merge",
+        "rl/export.py",
+        'if stored_dtype(source) == "bfloat16" else "float32"',
+        'if stored_dtype(source) != "bfloat16" else "bfloat16"',
+        EXPORT,
+    ),
+    Mutation(
+        "official names left out",
+        "rollouts/lora.py",
+        "{names[module]}.lora_{leaf}",
+        "{module}.lora_{leaf}",
+        EXPORT,
+    ),
+    Mutation(
+        "a lone rollout draws another's numbers",
+        "rollouts/engine.py",
+        "torch.arange(first_rollout + part.start, first_rollout + part.stop)",
+        "torch.arange(part.start, part.stop)",
+        WATCHING,
     ),
 )

@@ -143,6 +143,45 @@ def test_chunks_of_the_head_change_neither_value_nor_gradient(order: bool, monke
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+class CountingPolicy(TabularPolicy):
+    """Remembers how many rows each run of the head was given."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.heads: list[int] = []
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.heads.append(len(hidden))
+        return super().logits(hidden)
+
+
+@pytest.mark.parametrize("numbers", [denoise.CHUNK_NUMBERS, 6 * 7, 1])
+@pytest.mark.parametrize("order", [False, True])
+def test_a_frozen_head_runs_once_and_changes_neither_value_nor_gradient(
+    order: bool, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoise, "CHUNK_NUMBERS", numbers)
+    estimator = Trajectory(order=order, unit="step")
+    results = []
+    for frozen in (False, True):
+        policy = CountingPolicy(6, seed=3)
+        batch = rollouts(policy, "confidence", "hot, forbidden")
+        policy.head.requires_grad_(not frozen)
+        with torch.no_grad():
+            plan, without, _ = score(policy, estimator, batch)
+        policy.heads.clear()
+        _, values, estimate = score(policy, estimator, batch)
+        estimate.value.square().sum().backward()
+        assert torch.equal(values.detach(), without)  # the pass with gradient repeats the one without, to the bit
+        if frozen:
+            assert sum(policy.heads) == int(plan.rows_scored.sum())
+        assert policy.word.grad is not None
+        assert policy.gain.grad is not None
+        results.append((estimate.value.detach(), policy.word.grad, policy.gain.grad))
+    for trained, frozen_head in zip(*results, strict=True):
+        torch.testing.assert_close(frozen_head, trained, rtol=1e-5, atol=1e-5)
+
+
 def test_scoring_law() -> None:
     spec = SamplerSpec(canvas=4, block=4, steps=4, temperature=0.7, top_p=0.9, forbid=(1, 5))
     assert Trajectory().scoring_law(spec, (5, 3)) == Law(0.7, 0.9, (1, 3, 5))
