@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Threads per test process; tests compare floating-point numbers, and several processes share the machine.
+YOUR_THREADS := $(OMP_NUM_THREADS)
 export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
@@ -19,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 quickstart: $(STAMP)
-	env -u OMP_NUM_THREADS $(BIN)/unmask quickstart $(ARGS)
+	$(if $(YOUR_THREADS),,env -u OMP_NUM_THREADS) $(BIN)/unmask quickstart $(ARGS)
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow" $(ARGS)

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ STATE = "state.json"
 FORMAT = 1  # of what a checkpoint holds; another number is refused with this reason
 _WRITING, _REMOVED = ".writing-", ".removed-"
 _PREFIX = "update-"
+_NAME = re.compile(rf"{_PREFIX}\d+(-sft-\d+)?")
 
 
 class CheckpointError(RuntimeError):
@@ -50,7 +52,7 @@ def listed(folder: Path) -> list[Path]:
         update, _, step = path.name.removeprefix(_PREFIX).partition("-sft-")
         return (int(update), -1 if not step else int(step) - 2**40)
 
-    found = [path for path in folder.glob(f"{_PREFIX}[0-9]*") if path.is_dir()]
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=age)
 
 
@@ -111,7 +113,8 @@ def damage(path: Path) -> str | None:
                 return f"{name} is not what was written (its SHA-256 differs)"
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__}: {error})"
-    return None if STATE in manifest else f"{MANIFEST} names no {STATE}"
+    lacking = [name for name in (STATE, "weights.safetensors") if name not in manifest]
+    return f"{MANIFEST} names no {lacking[0]}" if lacking else None
 
 
 def read(path: Path) -> Saved:

@@ -190,7 +190,10 @@ def _errors_for_people() -> Iterator[None]:
     ) as error:
         _fail(str(error))
     except _loaded(
-        ("rl.learner", "TrainingError"), ("rl.checkpoint", "CheckpointError"), ("rl.track", "TrackError")
+        ("rl.learner", "TrainingError"),
+        ("rl.checkpoint", "CheckpointError"),
+        ("rl.track", "TrackError"),
+        ("rl.run", "FolderBusyError"),
     ) as error:
         _fail(str(error), code=1)  # nothing that was typed is wrong
     except _loaded(("rl.interrupt", "RunInterrupted")) as error:

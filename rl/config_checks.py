@@ -77,7 +77,14 @@ def _choosing(recipe: Recipe) -> Iterator[Check]:
             )
         if recipe.eval is None or recipe.eval.every == 0:
             yield Check((key, "eval"), "nothing is measured during the run", "set eval: {every: ...}")
-    if recipe.data.validation is not None and all(value is None for _, value in wanted):
+    falls = recipe.health.eval_falls == "stop"
+    if falls and recipe.data.validation is None:
+        yield Check(
+            ("health.eval_falls", "data.validation"),
+            "is stop, which acts on data.validation alone, and there is none",
+            "add data.validation: {path: ...}, or set health.eval_falls: warn",
+        )
+    if recipe.data.validation is not None and not falls and all(value is None for _, value in wanted):
         yield Check(
             ("data.validation",), "nothing looks at it", "set save.best_by or stop.plateau, or drop data.validation"
         )

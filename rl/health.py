@@ -6,6 +6,7 @@ What is looked at is `rl.monitors`; which of it, and from where on it counts, is
 
 import copy
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,8 @@ class Health:
         """The finite numbers of a row, and three that are made from several."""
         numbers = (int, float)
         now = {k: float(v) for k, v in row.items() if isinstance(v, numbers) and not isinstance(v, bool)}
+        # An overflow is the largest of numbers, not a missing one.
+        now = {name: sys.float_info.max if value == math.inf else value for name, value in now.items()}
         now = {name: value for name, value in now.items() if math.isfinite(value)}
         now["empty"] = float("reward" not in row)
         if "zero_signal_groups" in now:

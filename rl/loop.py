@@ -13,8 +13,8 @@ from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.progress import Reporter
-from rl.resume import CHECKPOINTS, open_run
-from rl.run import Run
+from rl.resume import CHECKPOINTS, Start, open_run
+from rl.run import Run, only_one
 from rl.session import Session
 from rl.setup import Setup, set_up
 from rl.warm_start import warm_up
@@ -46,7 +46,7 @@ def train(
         recipe = load_recipe(recipe, overrides, provided=[name for name, value in given.items() if value is not None])
     start = open_run(recipe, resume)
     setup = set_up(start.recipe, reward_funcs=reward_funcs, train_dataset=train_dataset, eval_dataset=eval_dataset)
-    return _run(setup, start, reporter, _train)
+    return _run(setup, start, reporter, "train", _train)
 
 
 def sft(
@@ -59,13 +59,20 @@ def sft(
     """Masked SFT alone: the ``warm_start`` section of a recipe, with evaluation, weights and summary as ``train`` writes them."""
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, command="sft")
-    start = open_run(recipe, resume)
-    return _run(set_up(start.recipe), start, reporter, _sft)
+    start = open_run(recipe, resume, "sft")
+    return _run(set_up(start.recipe), start, reporter, "sft", _sft)
 
 
-def _run(setup: Setup, start: Any, reporter: Reporter | None, drive: Callable[[Session, Interrupt], Run]) -> Run:
-    with torch_settings(setup.recipe), reporter or Reporter() as live, Interrupt(live.say) as interrupt:
-        session = Session.open(setup, live, start.begin(live.say))
+def _run(
+    setup: Setup, start: Start, reporter: Reporter | None, command: str, drive: Callable[[Session, Interrupt], Run]
+) -> Run:
+    with (
+        torch_settings(setup.recipe),
+        reporter or Reporter() as live,
+        Interrupt(live.say) as interrupt,
+        only_one(setup.recipe.out),
+    ):
+        session = Session.open(setup, live, start.begin(live.say), command)
         if start.saved is not None:
             session.take_up(start.saved)
         with closing(session.open_sinks()):
@@ -93,7 +100,7 @@ def _train(session: Session, interrupt: Interrupt) -> Run:
     last = min(recipe.train.updates, recipe.stop.updates or recipe.train.updates)
     if progress.updates < last:
         live.phase("RL", last, done=progress.updates)
-    ended = "" if progress.updates < last else "all updates are done"
+    ended = _why_end(session, last)  # a run that was over when it was interrupted does not go on
     while not ended:
         row = session.update(progress.updates)
         shown = {key: value for key, value in row.items() if key in ("outcome", "reward") or key.startswith("dropped/")}

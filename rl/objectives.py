@@ -44,8 +44,11 @@ def k3(new: Tensor, reference: Tensor) -> Tensor:
 
 def effective_share(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     """Effective sample size of the ratios as a share of the units: (sum r)^2 / (n sum r^2), in (0, 1] (Kong 1992). Scalar; 0 of none."""
-    ratio = (new - old).exp() * mask
-    return ratio.sum().square() / (mask.sum() * ratio.square().sum()).clamp(min=torch.finfo(ratio.dtype).tiny)
+    if not mask.any():
+        return new.new_zeros(())
+    difference = (new - old)[mask].double()
+    ratio = (difference - difference.max()).exp()  # the share does not depend on the scale, and so nothing overflows
+    return (ratio.sum().square() / (len(ratio) * ratio.square().sum())).to(new.dtype)
 
 
 class _Component(BaseModel):

@@ -47,15 +47,11 @@ class Start:
             return folder
         say(f"Continuing from {self.saved.path}.")
         (out / "recipe.yaml").write_text(text, encoding="utf-8")
-        for path in reversed(checkpoint.listed(out / CHECKPOINTS)):
-            if path.name == self.saved.path.name:
-                break
-            checkpoint.remove(path)  # of a continuation that is being undone, or damaged
         checkpoint.clean(out / CHECKPOINTS)
         return RunFolder(out)
 
 
-def open_run(recipe: Recipe, resume: str | Path | None) -> Start:
+def open_run(recipe: Recipe, resume: str | Path | None, command: str = "train") -> Start:
     """Find what ``--resume`` names. Raises ``ResumeError`` where there is nothing to continue or the recipe has changed."""
     if resume is None:
         return Start(recipe)
@@ -65,7 +61,7 @@ def open_run(recipe: Recipe, resume: str | Path | None) -> Start:
             notes.append(f"No checkpoint to continue from in {recipe.out}; starting anew.")
             return Start(recipe, None, notes)
     else:
-        path = Path(resume).expanduser()
+        path = Path(resume).expanduser().absolute()
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"out": str(_run_folder(path))})})
         if (path / checkpoint.MANIFEST).exists():
             saved, notes = checkpoint.read(path), []
@@ -73,6 +69,11 @@ def open_run(recipe: Recipe, resume: str | Path | None) -> Start:
             saved, notes = checkpoint.newest(path / CHECKPOINTS)
         if saved is None:
             raise ResumeError("; ".join([*notes, f"--resume {path}: there is no checkpoint to continue from"]))
+    if saved.state["command"] != command:
+        theirs = saved.state["command"]
+        raise ResumeError(
+            f"{saved.path} is of `unmask {theirs}`; continue it with that, or take another folder with --out"
+        )
     changed = differences(saved.state["recipe"], recipe.model_dump(mode="json"))
     if changed:
         raise ResumeError(
@@ -87,7 +88,11 @@ def _run_folder(path: Path) -> Path:
     """The run folder of a run folder or of one of its checkpoints."""
     if not path.is_dir():
         raise ResumeError(f"--resume {path}: there is no such folder; give a run folder, a checkpoint in it, or auto")
-    return path.parent.parent if path.parent.name == CHECKPOINTS else path
+    if not (path / checkpoint.MANIFEST).exists():
+        return path
+    if path.parent.name != CHECKPOINTS:
+        raise ResumeError(f"--resume {path}: a checkpoint outside of its run; give its path below RUN/{CHECKPOINTS}")
+    return path.parent.parent
 
 
 def differences(before: Any, now: Any, at: str = "") -> list[str]:

@@ -1,11 +1,13 @@
 """The run folder: what a run leaves behind, and how it is read again."""
 
+import fcntl
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,7 +61,9 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         there = [path / name for name in (*TABLES, *RESULTS, *OTHERS) if (path / name).exists()]
         moved = None
-        if [one.name for one in there] not in ([], ["recipe.yaml"]):
+        own = path / "recipe.yaml"
+        unchanged = own.exists() and own.read_text(encoding="utf-8") == recipe_yaml
+        if [one.name for one in there] != (["recipe.yaml"] if unchanged else []):
             numbers = [int(one.name) for one in (path / EARLIER).glob("[0-9]*") if one.name.isdigit()]
             moved = path / EARLIER / f"{max(numbers, default=0) + 1:03d}"
             moved.mkdir(parents=True)
@@ -112,6 +116,38 @@ class RunFolder:
         for name in RESULTS:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+LOCK = ".lock"
+
+
+class FolderBusyError(RuntimeError):
+    """Another process is writing to the run folder."""
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Within the block no other process of this machine can run in the folder. Raises ``FolderBusyError`` where one does.
+
+    The lock belongs to the process: it is gone when the process is, however that ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+            raise FolderBusyError(
+                f"{folder}: {who} runs in this folder; wait for it, stop it, or choose another with --out"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """A run in progress: what was set up, the learner, how far it is, and what each piece of work does. The order is in `rl.loop`."""
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ class Session:
     folder: RunFolder
     live: Reporter
     health: Health
+    command: str = "train"
     tracker: Tracker | None = None
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
@@ -65,11 +67,11 @@ class Session:
     sft_state: Saved | None = None  # a checkpoint of the warm start that is yet to be taken up
 
     @staticmethod
-    def open(setup: Setup, live: Reporter, folder: RunFolder) -> "Session":
+    def open(setup: Setup, live: Reporter, folder: RunFolder, command: str = "train") -> "Session":
         recipe = setup.recipe
         steps = recipe.train.updates * recipe.method.inner_passes
         learner = Learner(setup.policy, recipe.optim, total_steps=steps, micro_batch=recipe.train.micro_batch)
-        return Session(setup, learner, folder, live, Health.of(setup))
+        return Session(setup, learner, folder, live, Health.of(setup), command)
 
     def open_sinks(self) -> Tracker:
         """The recipe's sinks, from where the run is. Raises ``TrackError`` for one that cannot be opened."""
@@ -194,6 +196,7 @@ class Session:
             "when": when,
             "update": self.progress.updates,
             "split": "eval",
+            "setting": self._setting(),
             "accuracy": accuracy,
             "outcomes": results,
         }
@@ -267,14 +270,27 @@ class Session:
     def report(self, every: float = 0.0) -> None:
         """Write ``report.html``, unless that was done in the last ``every`` seconds."""
         now = time.perf_counter()
-        if now - self.reported >= every:
+        if now - self.reported < every:
+            return
+        self.reported = now
+        try:
             write_report([self.folder.path])
-            self.reported = now
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+        ) as error:  # no run ends for a picture of it
+            if checkpoint.is_full_disk(error):
+                raise
+            what = f"{type(error).__name__}: {error}"
+            self.live.say(f"report.html could not be written ({what}); the run goes on, `unmask report` tries again.")
 
     def summary(self) -> dict[str, Any]:
         recipe, progress = self.setup.recipe, self.progress
         result: dict[str, Any] = {"name": recipe.name, "outcome": self.setup.outcome, "seed": recipe.train.seed}
-        before, after = self._outcomes("start"), self._outcomes("end")
+        before, after = self._outcomes("start"), self._outcomes("end")  # before: only if measured in the same way
         if recipe.eval and after:
             main = str(recipe.eval.sampler.steps)
             for name, values in (("before", before), ("after", after)):
@@ -307,8 +323,18 @@ class Session:
     def _outcomes(self, when: str) -> dict[str, np.ndarray]:
         path = self.folder.path / "evaluations.jsonl"
         rows = read_jsonl(path) if path.exists() else []
-        found = next((row for row in rows if row["when"] == when and row["split"] == "eval"), {"outcomes": {}})
+        wanted = ("eval", when, self._setting()) if rows else None
+        same = [row for row in rows if (row["split"], row["when"], row.get("setting")) == wanted]
+        found = same[-1] if same else {"outcomes": {}}
         return {name: np.array(values, dtype=float) for name, values in found["outcomes"].items()}
+
+    def _setting(self) -> str:
+        """Names the prompts and the sampler of an evaluation: only outcomes of one setting can be compared prompt by prompt."""
+        evaluation, split = self.setup.recipe.eval, self.setup.eval
+        if evaluation is None or split is None:
+            return ""
+        asked = [prompt.token_ids for prompt in split.prompts[: evaluation.limit]]
+        return hashlib.sha256(f"{evaluation.sampler.digest()} {asked}".encode()).hexdigest()[:12]
 
     # -- saving and taking up again -------------------------------------------------------------------------------
 
@@ -327,6 +353,7 @@ class Session:
                 "random": global_streams(),
                 "health": self.health.state(),
                 "recipe": self.setup.recipe.model_dump(mode="json"),
+                "command": self.command,
             }
             checkpoint.write(where, name, tensors, plain(state))
             self._prune()
@@ -339,15 +366,34 @@ class Session:
     def take_up(self, saved: Saved) -> None:
         """Continue from a checkpoint: everything written after it is cut back."""
         state = saved.state
-        self.progress = Progress(**{**state["progress"], "unhealthy": ""})
+        progress = self.progress = Progress(**state["progress"])
+        if progress.unhealthy and getattr(self.setup.recipe.health, progress.unhealthy) != "stop":
+            progress.unhealthy = ""  # its remedy was followed
         if self.progress.warmed or self.setup.warm_start is None:
             self.learner.load_state(saved.tensors, state["learner"])
         else:
             self.sft_state = saved
         self.folder.cut_back(state["tables"], self.progress.updates)
+        for path in reversed(checkpoint.listed(self.folder.path / CHECKPOINTS)):
+            if path.name == saved.path.name:
+                break
+            checkpoint.remove(path)  # of what is being undone, or damaged
+        self._check_best()
         self.health.load(state["health"])
         restore_global_streams(state["random"])
         self._prune()
+
+    def _check_best(self) -> None:
+        """Forget a best that this recipe does not choose by, or whose checkpoint is gone."""
+        best, save = self.progress.best, self.setup.recipe.save
+        if best is None:
+            return
+        path = self.folder.path / CHECKPOINTS / checkpoint.name_of(best["update"])
+        gone = save.best_by is not None and checkpoint.damage(path) is not None
+        if gone or best["reward"] != (save.best_by or self.setup.outcome):
+            why = f"{path} is not there" if gone else f"it was the best by {best['reward']}"
+            self.live.say(f"The best so far (update {best['update']}) is forgotten: {why}.")
+            self.progress.best, self.progress.stale = None, 0
 
     def _track(self, values: Mapping[str, Any]) -> None:
         if self.tracker is not None:

@@ -85,6 +85,9 @@ def set_up(
     outcome = recipe.outcome or (names[0] if names else "")
     if rewards and outcome not in names:
         raise RewardError(f"outcome: '{outcome}' is none of the rewards {', '.join(names)}")
+    best_by = recipe.save.best_by
+    if rewards and best_by is not None and best_by not in names:
+        raise RewardError(f"save.best_by: '{best_by}' is none of the rewards {', '.join(names)}")
     policy = load_model(recipe.model, seed=recipe.train.seed, trainable=trainable)
     unknown = [token for token in recipe.rollout.forbid if token >= policy.vocab_size]
     if unknown:
@@ -108,6 +111,14 @@ def set_up(
     train = load(train_dataset if train_dataset is not None else recipe.data.train, "data.train")
     evaluation = load(eval_dataset if eval_dataset is not None else recipe.data.eval, "data.eval")
     validation = load(recipe.data.validation, "data.validation")
+    if validation is not None and evaluation is not None:
+        reported = {prompt.token_ids for prompt in evaluation.prompts}
+        shared = sum(prompt.token_ids in reported for prompt in validation.prompts)
+        if shared:
+            raise DataError(
+                f"data.validation: {shared} of {len(validation)} prompts are in data.eval, too; what is chosen by them cannot be "
+                "reported on them: use other rows"
+            )
     named = (("data.train", train), ("data.eval", evaluation), ("data.validation", validation))
     sets = {name: part for name, part in named if part is not None}
     problems = column_problems(recipe, rewards, sets)

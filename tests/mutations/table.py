@@ -451,12 +451,12 @@ MUTATIONS = (
     Mutation("pass@k of the right", "rl/evaluate.py", "math.comb(total - good, k)", "math.comb(good, k)", EVALUATE),
     Mutation("pass@k not of one", "rl/evaluate.py", "else 1.0 - math.comb", "else math.comb", EVALUATE),
     Mutation("half is right", "rl/evaluate.py", "right = (correct >= 1.0)", "right = (correct > 0.0)", EVALUATE),
-    Mutation("ess not squared", "rl/objectives.py", "ratio.sum().square() /", "ratio.sum() /", OBJECTIVES),
+    Mutation("ess not squared", "rl/objectives.py", "(ratio.sum().square() / (len", "(ratio.sum() / (len", OBJECTIVES),
     Mutation(
         "ess of masked",
         "rl/objectives.py",
-        "(new - old).exp() * mask\n    return",
-        "(new - old).exp()\n    return",
+        "(new - old)[mask].double()",
+        "(new - old).double()",
         OBJECTIVES,
     ),
     # what a checkpoint holds

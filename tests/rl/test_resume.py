@@ -19,7 +19,7 @@ from rl.checkpoint import CheckpointError
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.progress import Reporter
 from rl.resume import ResumeError
-from rl.run import Run, plain, read_jsonl
+from rl.run import FolderBusyError, Run, only_one, plain, read_jsonl
 from tests.oracles.runs import ROWS, digits, recipe, train, written
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -30,6 +30,7 @@ TABLES = ("metrics.jsonl", "evaluations.jsonl", "warm_start.jsonl")
 def full(folder: Path, tmp_path: Path) -> dict[str, Any]:
     """All weights, a warm start, a schedule, evaluations, a validation split that chooses."""
     file = written(ROWS, tmp_path / "rows.jsonl")
+    others = written([{"prompt": text} for text in ("88", "9", "31", "444")], tmp_path / "others.jsonl")
     (tmp_path / "mine.py").write_text(
         "def even(completions, **_):\n    return [sum(c in '02468' for c in t) / 8 for t in completions]\n"
     )
@@ -39,7 +40,7 @@ def full(folder: Path, tmp_path: Path) -> dict[str, Any]:
             train={"updates": 6, "deterministic": True, "log_rollouts": 2},
             optim={"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2},
             warm_start={"data": {"path": file}, "steps": 5, "batch": 2, "lr": 1e-3, "schedule": "linear"},
-            data={"train": {"path": file}, "eval": {"path": file}, "validation": {"path": file, "limit": 4}},
+            data={"train": {"path": file}, "eval": {"path": file}, "validation": {"path": others}},
             eval={"every": 2, "steps": [2], "n": 3},
             save={"every": 2, "sft_every": 2, "keep": 2, "best_by": "even"},
         ),
@@ -207,7 +208,7 @@ def test_a_checkpoint_by_its_path_goes_back_to_it(
     shutil.copytree(undisturbed["full"], "mine")
     source = full(checkpoint, undisturbed["full"].parent)
     again = unmask.train(source, resume="mine/checkpoints/update-000004", reporter=Reporter(quiet=True))
-    assert again.folder == Path("mine")
+    assert again.folder == Path("mine").absolute()
     same(Path("mine"), undisturbed["full"])
 
 
@@ -328,7 +329,7 @@ def test_a_run_stops_where_the_recipe_says(
     assert len(few.metrics) == few.summary["updates"] == 2
     assert "ended after update 2: stop.updates" in capsys.readouterr().out
     short = unmask.train(recipe(checkpoint, train={"updates": 5}, stop={"hours": 1e-9}), digits, ROWS)
-    assert len(short.metrics) == 1
+    assert short.metrics == []  # its time was over before the first
     assert "stop.hours" in capsys.readouterr().out
 
 
@@ -354,3 +355,75 @@ def test_hours_count_all_parts_of_a_run(checkpoint: Path, tmp_path: Path) -> Non
     train(recipe(checkpoint))
     state = json.loads(Path("run/checkpoints/update-000002/state.json").read_text())
     assert 0 < state["progress"]["worked"] < 600
+
+
+# ---- what a hostile reader found
+
+
+def test_a_run_that_was_over_is_over_when_it_is_taken_up(checkpoint: Path, tmp_path: Path) -> None:
+    """Killed in its last evaluation, a run that a plateau had ended trains no further update."""
+    source = full(checkpoint, tmp_path)
+    source |= {"optim": {"lr": 1e-7}, "stop": {"plateau": 1}, "warm_start": None}
+    whole = run(source, "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        killing(session, "save_weights", 1, after=False)(patch)
+        with pytest.raises(Killed):
+            run(source, "mine")
+    run(source, "mine", resume="auto")
+    assert whole.summary["updates"] < 6
+    same(Path("mine"), whole.folder)
+
+
+def test_a_changed_evaluation_gives_no_gain_and_no_crash(checkpoint: Path, tmp_path: Path) -> None:
+    source = {**full(checkpoint, tmp_path), "warm_start": None, "stop": {"updates": 2}}
+    first = run(source, "mine")
+    assert "gain" in first.summary
+    again = run({**source, "stop": {}, "eval": {"every": 2, "limit": 3}}, "mine", resume="auto")
+    assert again.summary["accuracy_after"]["n"] == 3
+    assert "gain" not in again.summary
+    assert "accuracy_before" not in again.summary
+
+
+def test_a_best_that_is_gone_or_of_another_reward_is_forgotten(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {**full(checkpoint, tmp_path), "warm_start": None}
+    (tmp_path / "mine.py").write_text(
+        (tmp_path / "mine.py").read_text()
+        + "def short(completions, **_):\n    return [1 / (1 + len(t)) for t in completions]\n"
+    )
+    source["rewards"] = [*source["rewards"], {"fn": f"{tmp_path}/mine.py:short", "weight": 0.0}]
+    first = run({**source, "stop": {"updates": 4}}, "mine")
+    assert first.summary["best"]["reward"] == "even"
+    source["train"]["out"] = "mine"
+    other = unmask.train({**source, "save": {**source["save"], "best_by": "short"}}, resume="auto")
+    assert "is forgotten: it was the best by even" in " ".join(capsys.readouterr().out.split())
+    assert other.summary["best"]["reward"] == "short"
+
+
+def test_two_processes_do_not_share_a_folder(checkpoint: Path, tmp_path: Path) -> None:
+    with only_one(Path("run")), pytest.raises(FolderBusyError, match=r"run: process \d+ on .* runs in this folder"):
+        train(recipe(checkpoint))
+    assert not (Path("run") / "recipe.yaml").exists()
+    assert train(recipe(checkpoint)).metrics
+    assert not (Path("run") / ".lock").exists()
+
+
+def test_fine_tuning_and_rl_do_not_continue_each_other(checkpoint: Path, tmp_path: Path) -> None:
+    source = full(checkpoint, tmp_path)
+    source["train"]["out"] = "mine"
+    unmask.sft(source, reporter=Reporter(quiet=True))
+    with pytest.raises(ResumeError, match="is of `unmask sft`; continue it with that"):
+        unmask.train(source, resume="auto", reporter=Reporter(quiet=True))
+
+
+def test_a_copy_of_a_checkpoint_is_left_alone(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(recipe(checkpoint))
+    there = run.folder.absolute() / "checkpoints" / "update-000002"
+    shutil.copytree(there, there.with_name("update-000002.bak"))
+    assert train(recipe(checkpoint), resume="auto").metrics == run.metrics
+    monkeypatch.chdir(there.parent)  # and a path may be relative to anywhere
+    again = train(recipe(checkpoint), resume="update-000002")
+    assert again.folder == there.parent.parent
