@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeVar, cast
 
 import torch
@@ -163,7 +162,7 @@ def _measured(run: Callable[[], T], device: str) -> tuple[float, float, int, T]:
 
 @dataclass(frozen=True)
 class Side:
-    """What one side of a comparison gave (its first result), took (medians) and held (most bytes at one time).
+    """What one side of a comparison gave (its first result), took (its fastest round) and held (most bytes at one time).
 
     seconds: wall time; cpu_seconds: of all threads of this process, which other processes on the machine disturb less.
     """
@@ -187,7 +186,7 @@ def in_turns(sides: Mapping[str, Callable[[], Any]], repeats: int, device: str) 
             if round_number or device != "cuda":
                 times[name].append((wall, cpu))
     return {
-        name: Side(results[name], median(wall for wall, _ in taken), median(cpu for _, cpu in taken), peaks[name])
+        name: Side(results[name], min(wall for wall, _ in taken), min(cpu for _, cpu in taken), peaks[name])
         for name, taken in times.items()
     }
 
@@ -255,7 +254,8 @@ def run_grid(
         key = {**setting.key, **asdict(cell)}
         row = next((row for row in rows if row["cell"] == key), None)
         if row is None:
-            row = {"cell": key, **measure(cell), "date": date.today().isoformat(), **machine(setting.device)}
+            row = {"cell": key, **measure(cell), "rounds": setting.repeats, "date": date.today().isoformat()}
+            row |= machine(setting.device)
             out.parent.mkdir(parents=True, exist_ok=True)
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

@@ -58,16 +58,15 @@ class Cell:
 
 
 CPU_GRID = [
-    Cell("mean_field", 4, 64, 64, 1, 1),
+    Cell("mean_field", 2, 64, 64, 1, 1),
     Cell("mean_field", 8, 32, 64, 1, 2),
     Cell("mean_field", 4, 192, 64, 1, 1),
     Cell("mean_field", 2, 64, 64, 1, 1, passes=2),
-    Cell("elbo", 4, 64, 64, 2, 2),
+    Cell("elbo", 2, 64, 64, 2, 2),
     Cell("elbo", 2, 64, 64, 4, 2),
-    Cell("elbo", 1, 64, 192, 4, 1),
     Cell("trajectory", 4, 32, 64, 2, 2),
     Cell("trajectory", 2, 32, 64, 4, 2),
-    Cell("trajectory", 2, 32, 64, 8, 4),
+    Cell("trajectory", 1, 32, 64, 8, 2),
 ]
 GPU_GRID = [
     Cell("mean_field", 6, 200, 256, 1, 6),
