@@ -23,8 +23,9 @@ from torch import Tensor
 from benchmarks import _common as common
 from benchmarks import published
 from rl.config import OptimConfig
+from rl.estimators import Estimator
 from rl.learner import Learner
-from rl.likelihood import Elbo, Estimator, MeanField, Trajectory
+from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import MaskPlan, PlanKey
 from rl.method import Clipped, Method
 from rl.reduce import row_scale
@@ -137,7 +138,7 @@ def invented_rollouts(shape: common.Shape, cell: Cell) -> ScoredBatch:
 def plans_of(cell: Cell, batch: ScoredBatch) -> list[MaskPlan]:
     """One per inner pass, each with masks of its own."""
     estimator = method_of(cell).estimator
-    return [estimator.plan(batch.rollouts, PlanKey(0, 0, number)) for number in range(cell.passes)]
+    return [estimator.plan(batch.rollouts, PlanKey(0, 0, number, cell.passes)) for number in range(cell.passes)]
 
 
 def our_update(learner: Learner, cell: Cell, batch: ScoredBatch, plans: list[MaskPlan]) -> Callable[[], Tensor]:

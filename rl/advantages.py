@@ -12,8 +12,8 @@ from torch import Tensor
 # Added to the standard deviation of a group, as TRL does (trl.GRPOConfig, scale_rewards="group").
 STD_EPSILON = 1e-4
 
-AdvantageName = Literal["group_centered", "group_normalized", "leave_one_out", "verified"]
-GROUP_ADVANTAGES = ("group_centered", "group_normalized", "leave_one_out")
+AdvantageName = Literal["group_centered", "group_normalized", "leave_one_out", "softmax_difference", "verified"]
+GROUP_ADVANTAGES = ("group_centered", "group_normalized", "leave_one_out", "softmax_difference")
 
 
 def _group_mean(value: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,6 +22,21 @@ def _group_mean(value: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     count = torch.zeros(int(index.max()) + 1, dtype=value.dtype).index_add_(0, index, torch.ones_like(value))
     total = torch.zeros_like(count).index_add_(0, index, value)
     return (total / count)[index], count[index]
+
+
+def group_size(group: Tensor) -> Tensor:
+    """Rows in each row's group, int ``[B]``."""
+    _, index, count = group.unique(return_inverse=True, return_counts=True)
+    return count[index]
+
+
+def group_softmax(score: Tensor, group: Tensor) -> Tensor:
+    """Softmax over the rows of each group, float64 ``[B]``. A shift of a whole group changes nothing."""
+    _, index = group.unique(return_inverse=True)
+    score = score.double()
+    most = score.new_full((int(index.max()) + 1,), float("-inf")).scatter_reduce(0, index, score, "amax")
+    weight = (score - most[index]).exp()
+    return weight / torch.zeros_like(most).index_add_(0, index, weight)[index]
 
 
 def group_centered(reward: Tensor, group: Tensor) -> Tensor:
@@ -44,6 +59,15 @@ def leave_one_out(reward: Tensor, group: Tensor) -> Tensor:
     return (count / (count - 1).clamp(min=1) * (reward.double() - mean)).float()
 
 
+def softmax_difference(reward: Tensor, group: Tensor) -> Tensor:
+    """A_i = n (softmax_g(r)_i - softmax_g(-r)_i). (wd1, arXiv 2507.08838: w+ and w-.) Groups without spread get 0.
+
+    Not invariant to the scale of the reward, as published. The factor n, the group's size, makes a mean over rows the mean over prompts of
+    the paper's sums.
+    """
+    return (group_size(group) * (group_softmax(reward, group) - group_softmax(-reward, group))).float()
+
+
 def verified(outcome: Tensor, threshold: float = 1.0) -> Tensor:
     """A_i = 1 where the outcome is verified (>= threshold), else 0: rejection sampling (RAFT, arXiv 2304.06767)."""
     return (outcome >= threshold).float()
@@ -53,6 +77,9 @@ def advantages(name: AdvantageName, reward: Tensor, outcome: Tensor, group: Tens
     """Dispatch by the name a recipe uses; ``[B]``."""
     if name == "verified":
         return verified(outcome)
-    return {"group_centered": group_centered, "group_normalized": group_normalized, "leave_one_out": leave_one_out}[
-        name
-    ](reward, group)
+    return {
+        "group_centered": group_centered,
+        "group_normalized": group_normalized,
+        "leave_one_out": leave_one_out,
+        "softmax_difference": softmax_difference,
+    }[name](reward, group)

@@ -53,7 +53,7 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
         what = f"{listing(absent)}: not installed here"
         yield Check(("track.sinks",), what, "pip install 'unmask[track]', or leave it out")
     has_adapter = recipe.model.lora is not None or recipe.model.adapter is not None
-    if recipe.method.kl.reference == "base" and recipe.method.kl.beta > 0 and not has_adapter:
+    if recipe.method.kl.reference == "base" and recipe.method.needs_reference and not has_adapter:
         yield Check(
             ("method.kl.reference", "model.lora"),
             "base is the model without its adapter, and there is neither model.lora nor model.adapter",

@@ -6,7 +6,7 @@ estimates (slot 4). Neither knows the objective, the model or the loop.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rl import masks
 from rl.masks import MaskPlan, PlanKey
+from rl.noise import Noise
 from rollouts import law as laws
 from rollouts.denoise import group_chunks, row_chunks
 from rollouts.forward import distinct_forward
@@ -23,7 +24,7 @@ from rollouts.select import log_mass_below, threshold
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 
-Unit = Literal["token", "step", "sequence"]
+Unit = Literal["token", "step", "draw", "sequence"]
 
 # Rows of logits whose gradient is formed at a time: on the CPU such arrays stay below what malloc would map afresh each time.
 SLICE_ROWS = 32
@@ -41,8 +42,11 @@ class Estimate:
         return self.weight > 0
 
 
-class _Estimator(BaseModel):
+class BaseEstimator(BaseModel):
+    """What all estimators share. ``linear``: ``reduce`` is linear in the scores, so that its derivative is known without them."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    linear: ClassVar[bool] = True
 
     unit: Unit
     length_normalized: bool
@@ -63,10 +67,19 @@ class _Estimator(BaseModel):
         tokens = self.tokens(batch)
         return tokens.sum(1) if self.unit == "token" else tokens.any(1).long()
 
-    def reduce(self, values: Tensor, plan: MaskPlan, batch: RolloutBatch) -> Estimate:
+    def scored_per_view(self, spec: SamplerSpec) -> float:
+        """Rows of the head per view, on average, if no rollout ends early; here every token is scored once over all views."""
+        return spec.canvas / self.views_per_rollout(spec)
+
+    def views_per_rollout(self, spec: SamplerSpec) -> int:
+        """Views of one rollout, at most."""
+        raise NotImplementedError
+
+    def reduce(self, values: Tensor, plan: MaskPlan, batch: RolloutBatch, advantage: Tensor | None = None) -> Estimate:
         """Scores ``[N,S]`` of a plan's views -> estimates. Units: token ``[B,S]``, step ``[B,T]``, sequence ``[B,1]``.
 
-        A token or step is scored in one view at most; a sequence is the weighted sum over all its views.
+        A token or step is scored in one view at most; a sequence is the weighted sum over all its views. advantage f32 ``[B]``: for the
+        estimators that are chosen by its sign.
         """
         device = values.device
         row, weight = plan.row.to(device), plan.weight.to(device)
@@ -88,7 +101,7 @@ class _Estimator(BaseModel):
         return Estimate(value.unsqueeze(1), seen.to(value).unsqueeze(1))
 
 
-class MeanField(_Estimator):
+class MeanField(BaseEstimator):
     """d1's one-forward estimate: every completion token from the fully masked canvas. Biased, order-blind, cheap."""
 
     kind: Literal["mean_field"] = "mean_field"
@@ -106,7 +119,7 @@ class MeanField(_Estimator):
         return 1
 
 
-class Trajectory(_Estimator):
+class Trajectory(BaseEstimator):
     """Each token in the state that revealed it: with every step the exact law of the tokens given the order; with ``order`` the joint
     law of tokens and order under LLaDA's published selection."""
 
@@ -138,24 +151,42 @@ class Trajectory(_Estimator):
     def views_per_rollout(self, spec: SamplerSpec) -> int:
         return min(n for n in (spec.steps, self.segments, self.sample_steps) if n is not None)
 
+    def scored_per_view(self, spec: SamplerSpec) -> float:
+        if self.sample_steps is not None:  # a sub-sample of the steps scores its share
+            return spec.canvas / spec.steps
+        return super().scored_per_view(spec)
 
-class Elbo(_Estimator):
-    """Monte-Carlo evidence lower bound with fixed-count masks; the draws are shared by new, old and reference."""
+
+class Elbo(BaseEstimator, Noise):
+    """Monte-Carlo evidence lower bound (``rl.noise`` has the laws of the masks); the draws are shared by new, old and reference."""
 
     kind: Literal["elbo"] = "elbo"
-    draws: int = Field(default=2, ge=1, description="masks per rollout")
-    unit: Literal["sequence"] = "sequence"
+    unit: Literal["sequence", "draw"] = Field(
+        default="sequence",
+        description="draw: each view is an estimate of its own, for objectives that are a mean over them (BGPO)",
+    )
     length_normalized: bool = Field(default=True, description="divide by the number of tokens")
     law: Literal["raw", "sampler"] = "raw"
 
     def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
-        return masks.elbo(batch, key, self.draws)
+        return masks.elbo(batch, key, self)
 
     def views_per_rollout(self, spec: SamplerSpec) -> int:
-        return self.draws
+        return self.views
 
+    def scored_per_view(self, spec: SamplerSpec) -> float:
+        return (spec.canvas + 1) / 2  # a count drawn from 1..canvas
 
-Estimator = Annotated[MeanField | Trajectory | Elbo, Field(discriminator="kind")]
+    def reduce(self, values: Tensor, plan: MaskPlan, batch: RolloutBatch, advantage: Tensor | None = None) -> Estimate:
+        """Draws: ``[B, views]``, each weighing 1 / views. A view that would have hidden nothing is an estimate of 0."""
+        if self.unit == "sequence":
+            return super().reduce(values, plan, batch)
+        count, weight = self.views, plan.weight.to(values.device)
+        at = plan.row.to(values.device) * count + plan.draw.to(values.device)
+        value = values.new_zeros(len(batch) * count).index_add(0, at, (weight * values).sum(1)).view(-1, count) * count
+        length = self.tokens(batch).sum(1, keepdim=True).to(value)
+        value = value / length.clamp(min=1) if self.length_normalized else value
+        return Estimate(value, (length > 0).to(value).expand_as(value) / count)
 
 
 def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: Law) -> Tensor:

@@ -5,12 +5,14 @@ comes from the stream addressed by (run seed, training step, rollout, inner pass
 micro-batches or ranks. Views of one row are adjacent, rows in batch order.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl.noise import Noise, subsets
 from rollouts.streams import Purpose, stream
 from rollouts.trajectory import RolloutBatch
 
@@ -67,11 +69,16 @@ class MaskPlan:
 
 @dataclass(frozen=True)
 class PlanKey:
-    """The address of a plan's randomness: (run seed, training step, inner pass)."""
+    """The address of a plan's randomness: (run seed, training step, inner pass). passes: how many inner passes the step has."""
 
     seed: int
     step: int
     inner_pass: int = 0
+    passes: int = 1
+
+    def of_step(self) -> "PlanKey":
+        """The address of what all inner passes of the step share."""
+        return replace(self, inner_pass=0)
 
     def stream(self, rollout: int, draw: int = 0) -> np.random.Generator:
         return stream(self.seed, Purpose.MASKS, self.step, rollout, self.inner_pass, draw)
@@ -173,35 +180,73 @@ def _stratified(own: Tensor, count: int, generator: np.random.Generator) -> tupl
     return own[picks], torch.tensor([float(len(part)) for part in strata])
 
 
-def elbo(batch: RolloutBatch, key: PlanKey, draws: int) -> MaskPlan:
-    """Fixed-count masks: l ~ U{1..L}, l of the L positions of ``loss_mask`` masked uniformly, weight L / l (LLaDA, arXiv 2502.09992,
-    eq. 14, the low-variance form of the 1/t-weighted bound).
+def elbo(batch: RolloutBatch, key: PlanKey, noise: Noise) -> MaskPlan:
+    """Views whose weighted sum of log p estimates the order-agnostic bound E_sigma sum_i log p(x_sigma(i) | x_sigma(<i)) <= log p(x |
+    prompt), of the L positions of ``loss_mask``; ``rl.noise`` has the laws of their masks, their papers and conventions.
+    """
+    picks = []
+    for index, (rollout, length) in enumerate(_lengths(batch)):
+        if length:
+            generators = [key.stream(rollout, number) for number in range(noise.draws)]
+            picks += [(index, one.draw, one.hidden, one.weight) for one in subsets(noise, generators, length)]
+    return _token_views(batch, picks)
 
-    The expectation of sum(weight * log p) over a draw is the order-agnostic bound E_sigma sum_i log p(x_sigma(i) | x_sigma(<i)) <= log
-    p(x | prompt). Canvas positions outside ``loss_mask`` (after EOS) stay masked in every view. The weight carries 1 / draws.
+
+def coupled(batch: RolloutBatch, key: PlanKey, low: float, high: float) -> MaskPlan:
+    """Three views: everything masked; M, each token with probability t ~ U(low, high); its complement (DiffuCoder, arXiv 2506.20639).
+
+    Weights 1/2, 1/(2t) on M and 1/(2(1-t)) on the rest, so a token's two scores weigh 3/2 in expectation. The pair misses the fully
+    masked state except by chance, which is why it has a view of its own.
+    """
+    picks = []
+    for index, (rollout, length) in enumerate(_lengths(batch)):
+        generator = key.stream(rollout)
+        t = low + (high - low) * float(generator.random())
+        hidden = np.asarray(generator.random(length) < t)
+        views = ((np.ones(length, dtype=bool), 1.0), (hidden, 1 / t), (~hidden, 1 / (1 - t)))
+        picks += [(index, draw, view, scale / 2) for draw, (view, scale) in enumerate(views) if view.any()]
+    return _token_views(batch, picks)
+
+
+def random_tokens(batch: RolloutBatch, key: PlanKey, ratio: Callable[[int], float], late: bool = False) -> MaskPlan:
+    """One view: each token masked independently, the share ``ratio(rollout)`` of them on average (UniGRPO, arXiv 2505.15809).
+
+    late: later tokens are masked more often (MaskGRPO's AR-like masks, arXiv 2510.02880): the i-th of L is kept with probability
+    min(1, d_i (1 - ratio) L / sum d), d = 1 - i/(L-1). The weight is L / (expected number of masked tokens), alike for all.
+    """
+    picks = []
+    for index, (rollout, length) in enumerate(_lengths(batch)):
+        chance = np.full(length, ratio(rollout))
+        if late and length > 1:
+            kept = np.linspace(1.0, 0.0, length)
+            chance = 1.0 - np.minimum(1.0, kept * (1.0 - chance) * length / kept.sum())
+        hidden = np.asarray(key.stream(rollout).random(length) < chance)
+        if hidden.any():
+            picks.append((index, 0, hidden, length / float(chance.sum())))
+    return _token_views(batch, picks)
+
+
+def _lengths(batch: RolloutBatch) -> list[tuple[int, int]]:
+    """(rollout id, tokens in ``loss_mask``) of each row."""
+    return list(zip(batch.rollout_id.tolist(), batch.loss_mask.sum(1).tolist(), strict=True))
+
+
+def _token_views(batch: RolloutBatch, picks: list[tuple[int, int, np.ndarray, float]]) -> MaskPlan:
+    """A plan from (row, draw, which of the row's tokens in ``loss_mask`` are masked, their weight).
+
+    Canvas positions outside ``loss_mask`` (after EOS) stay masked in every view.
     """
     hidden_tail = _canvas(batch) & ~batch.loss_mask
-    row, draw, masked, weight = [], [], [], []
-    for index, rollout in enumerate(batch.rollout_id.tolist()):
-        places = batch.loss_mask[index].nonzero().squeeze(1)
-        if not len(places):
-            continue
-        for number in range(draws):
-            generator = key.stream(rollout, number)
-            count = int(generator.integers(1, len(places) + 1))
-            chosen = torch.zeros(batch.length, dtype=torch.bool)
-            chosen[places[torch.from_numpy(generator.permutation(len(places))[:count])]] = True
-            row.append(index)
-            draw.append(number)
-            masked.append(chosen)
-            weight.append(len(places) / count / draws)
-    rows = torch.tensor(row, dtype=torch.int64)
-    scored = torch.stack(masked) if masked else torch.zeros(0, batch.length, dtype=torch.bool)
+    rows = torch.tensor([row for row, *_ in picks], dtype=torch.int64)
+    scored = torch.zeros(len(picks), batch.length, dtype=torch.bool)
+    for view, (row, _, hidden, _) in enumerate(picks):
+        scored[view, batch.loss_mask[row]] = torch.from_numpy(hidden)
+    weight = torch.tensor([weight for *_, weight in picks], dtype=torch.float32)
     return MaskPlan(
         row=rows,
         step=torch.full_like(rows, -1),
-        draw=torch.tensor(draw, dtype=torch.int64),
+        draw=torch.tensor([draw for _, draw, *_ in picks], dtype=torch.int64),
         masked=scored | hidden_tail[rows],
         scored=scored,
-        weight=scored * torch.tensor(weight, dtype=torch.float32).reshape(-1, 1),
+        weight=scored * weight.unsqueeze(1),
     )

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from rl.advantages import GROUP_ADVANTAGES, AdvantageName
-from rl.likelihood import Elbo, Estimator, MeanField, Trajectory
-from rl.objectives import Clipped, Raft
+from rl.estimators import Estimator
+from rl.likelihood import Elbo, MeanField, Trajectory
+from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
 from rl.reduce import Constant, Reduction
 from rollouts.spec import SamplerSpec
 
-Objective = Annotated[Clipped | Raft, Field(discriminator="kind")]
+Objective = Annotated[Clipped | LinearBound | PolicyGradient | Raft | WeightedCrossEntropy, Field(discriminator="kind")]
 
 
 class Kl(BaseModel):
@@ -23,7 +24,9 @@ class Kl(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     beta: float = Field(default=0.0, ge=0.0, description="weight; 0 builds no reference")
-    estimator: Literal["k2", "k3"] = "k3"
+    estimator: Literal["k2", "k3", "k2_sum"] = Field(
+        default="k3", description="k2, k3 per unit; k2_sum: k2 of a sequence's sum, per token (ESPO)"
+    )
     reference: Literal["base", "start", "moving"] = Field(
         default="start",
         description="base: the loaded model without adapter; start: the policy when RL starts; moving: mixed in",
@@ -74,7 +77,8 @@ class Method(BaseModel):
             found.append(
                 ("estimator.law", "at temperature 0 the sampler's law has no gradient; use rollout.temperature > 0")
             )
-        if self.advantage == "verified" and self.inner_passes > 1 and isinstance(self.objective, Clipped):
+        found += _objective_problems(self)
+        if self.advantage == "verified" and self.inner_passes > 1 and isinstance(self.objective, Clipped | LinearBound):
             found.append(
                 ("advantage", "verified weights never push down; with a clipped objective use a group advantage")
             )
@@ -82,9 +86,67 @@ class Method(BaseModel):
 
     @property
     def on_policy(self) -> bool:
-        """One pass and no reference: at new = old every objective here has a derivative that does not depend on the scores, so the
+        """One pass and no reference, under an objective and an estimator whose derivative at new = old does not depend on the scores: the
         scoring pass without gradient can be left out."""
-        return self.inner_passes == 1 and self.kl.beta == 0.0
+        return (
+            self.inner_passes == 1
+            and not self.needs_reference
+            and self.objective.known_on_policy
+            and self.estimator.linear
+        )
+
+    @property
+    def needs_reference(self) -> bool:
+        """A KL term acts, or the objective itself compares with the reference."""
+        return self.kl.beta > 0.0 or self.objective.needs_reference
+
+    @property
+    def scores_every_row(self) -> bool:
+        """A row without advantage still has a gradient, or decides what others weigh."""
+        return self.kl.beta > 0.0 or self.objective.couples_groups
+
+
+def _objective_problems(method: Method) -> list[tuple[str, str]]:
+    """What an objective asks of the estimator and the advantage."""
+    found, estimator, objective = [], method.estimator, method.objective
+    whole = estimator.unit == "sequence"
+    if isinstance(objective, LinearBound) and estimator.unit != "draw":
+        found.append(
+            (
+                "estimator.unit",
+                f"linear_bound is a mean over draws, not over a {estimator.unit}; use elbo with unit: draw",
+            )
+        )
+    if isinstance(objective, WeightedCrossEntropy):
+        if not whole or estimator.length_normalized:
+            found.append(
+                (
+                    "estimator.unit",
+                    "weighted_ce weighs whole sequences by their log-probability; use unit: sequence with length_normalized: false",
+                )
+            )
+        if method.advantage != "group_centered":
+            found.append(
+                (
+                    "advantage",
+                    f"weighted_ce divides the reward itself by alpha, not {method.advantage}; use advantage: group_centered",
+                )
+            )
+    if method.kl.estimator == "k2_sum" and not (whole and estimator.length_normalized):
+        found.append(
+            (
+                "kl.estimator",
+                "k2_sum is of a sequence's sum, per token; use unit: sequence with length_normalized: true, or k2",
+            )
+        )
+    if isinstance(objective, Clipped) and estimator.unit == "draw":
+        found.append(
+            (
+                "estimator.unit",
+                "a ratio of a single draw is not the policy's; use unit: sequence, or objective linear_bound",
+            )
+        )
+    return found
 
 
 def _trajectory_problems(estimator: Trajectory, sampler: SamplerSpec) -> list[tuple[str, str]]:
@@ -145,6 +207,83 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kl": {"beta": 0.0},
         "inner_passes": 1,
     },
+    "order_grpo": {
+        "estimator": {"kind": "trajectory", "unit": "step", "law": "sampler", "order": True},
+        "objective": {"kind": "clipped", "epsilon_low": 0.2, "epsilon_high": 0.2},
+        "advantage": "group_normalized",
+        "reduction": "token_mean",
+        "kl": {"beta": 0.0},
+        "inner_passes": 1,
+    },
+    "cj_grpo": {
+        "estimator": {"kind": "trajectory", "unit": "token", "law": "raw"},
+        "objective": {"kind": "clipped", "epsilon_low": 0.5, "epsilon_high": 0.5},
+        "advantage": "group_centered",
+        "reduction": "token_mean",
+        "kl": {"beta": 0.04, "estimator": "k3", "reference": "base"},
+        "inner_passes": 8,
+    },
+    "d2": {
+        "estimator": {"kind": "trajectory", "segments": 8, "unit": "token", "law": "raw"},
+        "objective": {"kind": "clipped", "epsilon_low": 0.5, "epsilon_high": 0.5},
+        "advantage": "group_centered",
+        "reduction": "token_mean",
+        "kl": {"beta": 0.04, "estimator": "k3", "reference": "base"},
+        "inner_passes": 12,
+    },
+    "agrpo": {
+        "estimator": {"kind": "trajectory", "sample_steps": 24, "unit": "token", "law": "sampler"},
+        "objective": {"kind": "clipped", "epsilon_low": 0.2, "epsilon_high": 0.2},
+        "advantage": "group_centered",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.0},
+        "inner_passes": 1,
+    },
+    "gspo": {
+        "estimator": {"kind": "mean_field", "prompt_mask_prob": 0.0, "unit": "sequence"},
+        "objective": {"kind": "clipped", "epsilon_low": 3e-4, "epsilon_high": 4e-4},
+        "advantage": "group_normalized",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.0},
+        "inner_passes": 4,
+    },
+    "espo": {
+        "estimator": {"kind": "elbo", "draws": 2, "pair": "complement"},
+        "objective": {"kind": "clipped", "epsilon_low": 0.2, "epsilon_high": 0.2},
+        "advantage": "leave_one_out",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 1e-3, "estimator": "k2_sum", "reference": "base"},
+        "inner_passes": 8,
+    },
+    "bgpo": {
+        "estimator": {"kind": "elbo", "draws": 16, "unit": "draw"},
+        "objective": {"kind": "linear_bound", "epsilon_low": 0.2, "epsilon_high": 0.2, "dual": 3.0},
+        "advantage": "group_normalized",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.0},
+        "inner_passes": 1,
+    },
+    "wd1": {
+        "estimator": {
+            "kind": "mean_field",
+            "prompt_mask_prob": 0.15,
+            "unit": "sequence",
+            "length_normalized": False,
+        },
+        "objective": {"kind": "policy_gradient"},
+        "advantage": "softmax_difference",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.0},
+        "inner_passes": 12,
+    },
+    "dmpo": {
+        "estimator": {"kind": "elbo", "draws": 2, "pair": "complement", "length_normalized": False},
+        "objective": {"kind": "weighted_ce", "alpha": 0.04, "baseline": "negative"},
+        "advantage": "group_centered",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.0, "reference": "base"},
+        "inner_passes": 8,
+    },
     "raft": {
         "estimator": {"kind": "elbo", "draws": 2},
         "objective": {"kind": "raft"},
@@ -187,7 +326,7 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
     return {
         "rollout": rows * sampler.steps,
         "old": 0 if method.on_policy else views,
-        "reference": views if method.kl.beta > 0 else 0,
+        "reference": views if method.needs_reference else 0,
         "train": views,
         "views_per_pass": views // method.inner_passes,
     }
@@ -199,10 +338,13 @@ __all__ = [
     "Constant",
     "Elbo",
     "Kl",
+    "LinearBound",
     "MeanField",
     "Method",
+    "PolicyGradient",
     "Raft",
     "Trajectory",
+    "WeightedCrossEntropy",
     "forwards",
     "resolve",
 ]

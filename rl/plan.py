@@ -15,7 +15,7 @@ from rich.table import Table
 from rewards.contract import RewardError, load_rewards
 from rl.config import Recipe
 from rl.data import Prompt, PromptSet, check_completions, load_split
-from rl.method import Elbo, Trajectory, forwards
+from rl.method import forwards
 from rl.setup import column_problems
 from rl.tables import DataError, read_table
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
@@ -219,13 +219,7 @@ def _collect(problems: list[str], load: Callable[[], T]) -> T | None:
 
 def _scored_rows_per_view(recipe: Recipe) -> float:
     """Rows of the head per view, on average, if no rollout ends early."""
-    estimator, sampler = recipe.method.estimator, recipe.rollout.sampler
-    if isinstance(estimator, Elbo):  # masks a count drawn from 1..canvas
-        return (sampler.canvas + 1) / 2
-    views = estimator.views_per_rollout(sampler)
-    # Every token is scored once over all views; a sub-sample of the steps scores its share.
-    sampled = isinstance(estimator, Trajectory) and estimator.sample_steps is not None
-    return sampler.canvas / sampler.steps if sampled else sampler.canvas / views
+    return recipe.method.estimator.scored_per_view(recipe.rollout.sampler)
 
 
 def _print_prompt(prompt: Prompt, console: Console) -> None:

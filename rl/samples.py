@@ -37,6 +37,8 @@ class TokenRatios:
         ratio = self._seen.get(row)
         if ratio is None or self.unit == "token":
             return ratio
+        if self.unit == "draw":  # a token is in many draws
+            return None
         if self.unit == "sequence":
             return ratio.expand(len(reveal_step))
         inside = (reveal_step >= 0) & (reveal_step < len(ratio))

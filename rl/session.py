@@ -169,7 +169,7 @@ class Session:
         if "skipped" not in step:
             self.progress.version += 1
         kl = recipe.method.kl
-        if kl.beta > 0 and kl.reference == "moving" and (update + 1) % kl.every == 0:
+        if recipe.method.needs_reference and kl.reference == "moving" and (update + 1) % kl.every == 0:
             self.learner.mix_reference(kl.mix)
         return step
 

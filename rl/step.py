@@ -1,7 +1,7 @@
 """One training step: plans, frozen estimates, then per inner pass leaf -> reduce -> objective -> reduction -> cotangent -> backward."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from rl.likelihood import Estimate
 from rl.masks import MaskPlan, PlanKey
 from rl.method import Method
 from rl.metrics import Metrics
-from rl.objectives import KL_ESTIMATORS
+from rl.objectives import KL_ESTIMATORS, Units, k2_sum
 from rl.reduce import reduce_loss, row_scale
 from rl.scored import ScoredBatch
 
@@ -30,6 +30,7 @@ class Derivative:
     cotangent: Tensor
     new: Estimate
     old: Estimate
+    units: Units  # what the objective saw, without its gradient
 
 
 def differentiate(
@@ -45,18 +46,31 @@ def differentiate(
     if batch.advantage is None:
         raise ValueError("the batch has no advantages yet")
     leaf = values.detach().clone().requires_grad_()
-    new = method.estimator.reduce(leaf, plan, batch.rollouts)
-    before = method.estimator.reduce(old, plan, batch.rollouts)
-    advantage = batch.advantage.to(leaf.device).unsqueeze(1)
-    per_unit = method.objective.per_unit(new.value, before.value, advantage)
-    if reference is not None:
-        anchor = method.estimator.reduce(reference, plan, batch.rollouts)
-        per_unit = per_unit + method.kl.beta * KL_ESTIMATORS[method.kl.estimator](new.value, anchor.value)
+    new = method.estimator.reduce(leaf, plan, batch.rollouts, batch.advantage)
+    before = method.estimator.reduce(old, plan, batch.rollouts, batch.advantage)
+    anchor = (
+        None if reference is None else method.estimator.reduce(reference, plan, batch.rollouts, batch.advantage).value
+    )
+    advantage = batch.advantage.to(leaf.device).unsqueeze(1).expand_as(new.value)
+    group = batch.rollouts.group_id.to(leaf.device)
+    units = Units(new.value, before.value, advantage, new.mask, anchor, group)
+    per_unit = method.objective.per_unit(units)
+    if anchor is not None and method.kl.beta > 0:
+        per_unit = per_unit + method.kl.beta * _distance(method, batch, new.value, anchor)
     loss = reduce_loss(per_unit, new.weight, scale.to(leaf.device))
     if not torch.isfinite(loss):
         raise TrainingError(f"the loss is {float(loss.detach())}")
     (cotangent,) = torch.autograd.grad(loss, leaf)
-    return Derivative(loss.detach(), cotangent, Estimate(new.value.detach(), new.weight), before)
+    value = new.value.detach()
+    return Derivative(loss.detach(), cotangent, Estimate(value, new.weight), before, replace(units, new=value))
+
+
+def _distance(method: Method, batch: ScoredBatch, new: Tensor, anchor: Tensor) -> Tensor:
+    """The KL term per unit, ``[R, U]``."""
+    if method.kl.estimator == "k2_sum":
+        length = method.estimator.tokens(batch.rollouts).sum(1, keepdim=True)
+        return k2_sum(new, anchor, length.to(new))
+    return KL_ESTIMATORS[method.kl.estimator](new, anchor)
 
 
 def train_step(
@@ -73,8 +87,8 @@ def train_step(
     count = estimator.unit_count(batch.rollouts)
     counted = ~batch.rollouts.truncated if method.mask_truncated else torch.ones(len(batch), dtype=torch.bool)
     units, rows = learner.total((count * counted).sum()), learner.total((counted & (count > 0)).sum())
-    # Rows without advantage add exactly nothing unless a KL term acts on them: they are never scored.
-    signal = counted & (batch.advantage != 0 if method.kl.beta == 0 else torch.ones_like(counted))  # type: ignore[operator]
+    # Rows without advantage add exactly nothing unless a KL term or their group acts on them: they are never scored.
+    signal = counted & (torch.ones_like(counted) if method.scores_every_row else batch.advantage != 0)  # type: ignore[operator]
     metrics.add({"signal_share": (signal.sum(), len(batch))})
     picked = signal.nonzero().squeeze(1)
     if not len(picked):
@@ -83,7 +97,8 @@ def train_step(
     work = batch.rows(picked)
     scale = row_scale(method.reduction, count[picked], units, rows)
 
-    plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number)) for number in range(method.inner_passes)]
+    passes = method.inner_passes
+    plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number, passes)) for number in range(passes)]
     shortcut = method.on_policy and step > 0
     if shortcut:
         # New equals old and nothing else is compared with it, so the derivative is known without the values: any will do.
@@ -91,7 +106,7 @@ def train_step(
     else:
         olds = [learner.score(work.rollouts, plan, law) for plan in plans]
     references: list[Tensor | None] = [None] * len(plans)
-    if method.kl.beta > 0:
+    if method.needs_reference:
         with learner.reference():
             references = [learner.score(work.rollouts, plan, law) for plan in plans]
 
@@ -107,7 +122,7 @@ def train_step(
             _check_forward_twice(metrics, method, learner, values, fresh, plan)
         if number == 0:
             _compare_with_sampler(metrics, method, work, plan, values)
-        _log_pass(metrics, method, work, result, values, reference, plan)
+        _log_pass(metrics, method, work, result, values, plan)
         if watch is not None:
             watch(picked, result.new, result.old)
         metrics.add({name: (value, 1) for name, value in learner.step().items()}, prefix="optim/")
@@ -150,17 +165,15 @@ def _log_pass(
     work: ScoredBatch,
     result: Derivative,
     values: Tensor,
-    reference: Tensor | None,
     plan: MaskPlan,
 ) -> None:
-    advantage = work.advantage.to(values.device).unsqueeze(1).expand_as(result.new.value)  # type: ignore[union-attr]
+    units = result.units
     metrics.add({"loss": (result.loss, 1)})
-    metrics.add(method.objective.metrics(result.new.value, result.old.value, advantage, result.new.mask))
-    for name, (least, most) in method.objective.tails(result.new.value, result.old.value, result.new.mask).items():
+    metrics.add(method.objective.metrics(units))
+    for name, (least, most) in method.objective.tails(units).items():
         metrics.largest(f"{name}_max", most)
         metrics.smallest(f"{name}_min", least)
     metrics.mean("logprob", values, plan.scored.to(values.device) & ~torch.isnan(values))
-    if reference is not None:
-        anchor = method.estimator.reduce(reference, plan, work.rollouts)
+    if units.reference is not None and method.kl.beta > 0:
         name = "kl" if method.estimator.kind == "trajectory" else "penalty"
-        metrics.mean(name, KL_ESTIMATORS[method.kl.estimator](result.new.value, anchor.value), result.new.mask)
+        metrics.mean(name, _distance(method, work, units.new, units.reference), units.mask)

@@ -22,7 +22,7 @@ def warm_up(session: Session, asked: Any = None) -> None:
             return
         save_weights(session.setup, session.folder.path / "warm_start")
     progress.warmed = True
-    if recipe.method.kl.beta > 0:
+    if recipe.method.needs_reference:
         session.learner.freeze_reference(recipe.method.kl.reference)
     if session.setup.warm_start is not None:
         session.save()

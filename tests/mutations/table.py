@@ -21,8 +21,11 @@ PARITY = "tests/rollouts/test_sampler_parity.py"
 RECORD = "tests/rollouts/test_trajectory.py"
 MASKS = "tests/rl/test_masks.py"
 SCORES = "tests/rl/test_likelihood.py"
+NOISE = "tests/rl/test_noise.py"
+ESTIMATORS = "tests/rl/test_estimators.py"
 ADVANTAGES = "tests/rl/test_advantages.py"
 OBJECTIVES = "tests/rl/test_objectives.py"
+GROUPS = "tests/rl/test_objectives_group.py"
 REDUCE = "tests/rl/test_reduce.py"
 METHOD = "tests/rl/test_method.py"
 STEP = "tests/rl/test_step.py"
@@ -203,23 +206,89 @@ MUTATIONS = (
     ),
     Mutation("segment end", "rl/masks.py", "int(part[0]) for part", "int(part[-1]) for part", MASKS),
     Mutation("no inverse inclusion", "rl/masks.py", "[float(len(part)) for", "[1.0 / len(part) for", MASKS),
+    Mutation("ELBO weight inverted", "rl/noise.py", "scale = length / count", "scale = count / length", MASKS),
     Mutation(
-        "ELBO weight inverted", "rl/masks.py", "len(places) / count / draws", "count / len(places) / draws", MASKS
+        "ELBO draws not averaged",
+        "rl/noise.py",
+        "length + 1)), 1 / size) for generator",
+        "length + 1)), 1.0) for generator",
+        MASKS,
     ),
-    Mutation("ELBO draws not averaged", "rl/masks.py", "len(places) / count / draws", "len(places) / count", MASKS),
     Mutation(
-        "ELBO never masks everything", "rl/masks.py", "integers(1, len(places) + 1)", "integers(1, len(places))", MASKS
+        "ELBO never masks everything", "rl/noise.py", "integers(least, length + 1)", "integers(least, length)", MASKS
     ),
     Mutation("ELBO shows the tail", "rl/masks.py", "scored | hidden_tail[rows]", "scored", MASKS),
     Mutation("passes share their masks", "rl/masks.py", "rollout, self.inner_pass, draw)", "rollout, draw)", MASKS),
-    # likelihood
+    Mutation("masks per level not averaged", "rl/noise.py", "* share / noise.masks_per_level /", "* share /", NOISE),
     Mutation(
-        "ELBO bound, weight inverted",
-        "rl/masks.py",
-        "len(places) / count / draws",
-        "count / len(places) / draws",
-        SCORES,
+        "halves of a pair not averaged",
+        "rl/noise.py",
+        "/ noise.masks_per_level / len(views)",
+        "/ noise.masks_per_level",
+        NOISE,
     ),
+    Mutation(
+        "strata shifted",
+        "rl/noise.py",
+        "(index + float(generator.random()))",
+        "(index - float(generator.random()))",
+        NOISE,
+    ),
+    Mutation(
+        "systematic levels all alike", "rl/noise.py", "(index + offset) / size", "(0 * index + offset) / size", NOISE
+    ),
+    Mutation("levels of counts from zero", "rl/noise.py", "(min(least + int(", "(min(int(", NOISE),
+    Mutation(
+        "pairs without the fully masked state",
+        "rl/noise.py",
+        'least = 0 if noise.pair == "complement" else 1',
+        'least = 1 if noise.pair == "complement" else 1',
+        NOISE,
+    ),
+    Mutation("pair weight L / x", "rl/noise.py", "[(hidden, (length + 1) /", "[(hidden, length /", NOISE),
+    Mutation("complement weighs as its partner", "rl/noise.py", "max(length - count, 1))]", "max(count, 1))]", NOISE),
+    Mutation("mirror hides one more", "rl/noise.py", "rank >= length - count", "rank >= length - count - 1", NOISE),
+    Mutation("mirror of coins is the mask", "rl/noise.py", "uniform > 1.0 - level", "uniform > level", NOISE),
+    Mutation("complement of coins at t", "rl/noise.py", "1.0 / (1.0 - level))]", "1.0 / level)]", NOISE),
+    Mutation("coins without 1/t", "rl/noise.py", "scale = 1.0 / level if", "scale = 1.0 if", NOISE),
+    Mutation("t of a complement up to 1", "rl/noise.py", "high = 1.0 - noise.min_t if", "high = 1.0 if", NOISE),
+    Mutation("nodes of [-1, 1]", "rl/noise.py", "float(node + 1) / 2", "abs(float(node))", NOISE),
+    Mutation("node weights of [-1, 1]", "rl/noise.py", "float(weight) / 2", "float(weight)", NOISE),
+    Mutation("coupled weights add to 3", "rl/masks.py", "view, scale / 2)", "view, scale)", ESTIMATORS),
+    Mutation("coupled complement at t", "rl/masks.py", "(~hidden, 1 / (1 - t))", "(~hidden, 1 / t)", ESTIMATORS),
+    Mutation("coupled range from zero", "rl/masks.py", "t = low + (high - low)", "t = high", ESTIMATORS),
+    Mutation("random tokens unweighted", "rl/masks.py", "length / float(chance.sum())", "1.0", ESTIMATORS),
+    Mutation(
+        "late tokens kept", "rl/masks.py", "np.linspace(1.0, 0.0, length)", "np.linspace(0.0, 1.0, length)", ESTIMATORS
+    ),
+    # likelihood
+    Mutation("coupled unweighted", "rl/estimators.py", "values * weight)", "values * scored)", ESTIMATORS),
+    Mutation("schedule one pass late", "rl/estimators.py", "(done + 1) / key.passes", "done / key.passes", ESTIMATORS),
+    Mutation("random start of its own pass", "rl/estimators.py", "key.of_step().stream", "key.stream", ESTIMATORS),
+    Mutation("random start ends early", "rl/estimators.py", "max(key.passes - 1, 1)", "key.passes", ESTIMATORS),
+    Mutation("sandwich the other way", "rl/estimators.py", "reshape(-1, 1) <= 0)", "reshape(-1, 1) > 0)", ESTIMATORS),
+    Mutation(
+        "no advantage is a good one", "rl/estimators.py", "reshape(-1, 1) <= 0)", "reshape(-1, 1) < 0)", ESTIMATORS
+    ),
+    Mutation("power not undone", "rl/estimators.py", ".log() + peak) / beta", ".log() + peak)", ESTIMATORS),
+    Mutation(
+        "power without weights",
+        "rl/estimators.py",
+        "plan.weight.to(values), 1.0).log()",
+        "plan.weight.to(values) * 0 + 1, 1.0).log()",
+        ESTIMATORS,
+    ),
+    Mutation(
+        "EUBO over all tokens", "rl/estimators.py", "/ seen.sum(1, keepdim=True).clamp(min=1)", "/ length", ESTIMATORS
+    ),
+    Mutation(
+        "sandwich thought linear",
+        "rl/estimators.py",
+        "linear: ClassVar[bool] = False",
+        "linear: ClassVar[bool] = True",
+        ESTIMATORS,
+    ),
+    Mutation("ELBO bound, weight inverted", "rl/noise.py", "scale = length / count", "scale = count / length", SCORES),
     Mutation("sampled steps unweighted", "rl/masks.py", "[float(len(part)) for", "[1.0 for", SCORES),
     Mutation("tie rule in the scorer", "rl/likelihood.py", "place > last[view]", "place < last[view]", SCORES),
     Mutation("scored under the raw law", "rl/likelihood.py", 'if self.law == "raw":', 'if self.law != "raw":', SCORES),
@@ -304,8 +373,8 @@ MUTATIONS = (
     Mutation(
         "ratio inverted",
         "rl/objectives.py",
-        "ratio = (new - old).exp()\n    return -",
-        "ratio = (old - new).exp()\n    return -",
+        "clip_ratio((new - old).exp()",
+        "clip_ratio((old - new).exp()",
         OBJECTIVES,
     ),
     Mutation(
@@ -325,7 +394,69 @@ MUTATIONS = (
     Mutation("k3 linear term", "rl/objectives.py", "d.exp() - d - 1.0", "d.exp() + d - 1.0", OBJECTIVES),
     Mutation("k3 constant", "rl/objectives.py", "d.exp() - d - 1.0", "d.exp() - d + 1.0", OBJECTIVES),
     Mutation("approximate KL direction", "rl/objectives.py", "k3(old, new)", "k3(new, old)", OBJECTIVES),
-    Mutation("raft sign", "rl/objectives.py", "return -advantage * new", "return advantage * new", OBJECTIVES),
+    Mutation(
+        "raft sign",
+        "rl/objectives.py",
+        'Literal["raft"] = "raft"\n\n    def per_unit(self, units: Units) -> Tensor:\n        return -units',
+        'Literal["raft"] = "raft"\n\n    def per_unit(self, units: Units) -> Tensor:\n        return units',
+        OBJECTIVES,
+    ),
+    # groups, bounds, weights
+    Mutation("dual clip the wrong way", "rl/objectives.py", "(loss > most)", "(loss < most)", GROUPS),
+    Mutation("dual clip of gains", "rl/objectives.py", "(advantage < 0) & (loss", "(advantage > 0) & (loss", GROUPS),
+    Mutation("dual bound sign", "rl/objectives.py", "most = -bound", "most = bound", GROUPS),
+    Mutation(
+        "bound of the wrong sign", "rl/objectives.py", "advantage > 0, 1.0 + diff", "advantage < 0, 1.0 + diff", GROUPS
+    ),
+    Mutation(
+        "bound starts at zero", "rl/objectives.py", "1.0 + difference, difference", "difference, difference", GROUPS
+    ),
+    Mutation("k2 of the sum divided twice", "rl/objectives.py", "length * k2(", "k2(", GROUPS),
+    Mutation(
+        "policy gradient sign",
+        "rl/objectives.py",
+        '-units.advantage * units.new\n\n    def metrics(self, units: Units) -> Metrics:\n        """log',
+        'units.advantage * units.new\n\n    def metrics(self, units: Units) -> Metrics:\n        """log',
+        GROUPS,
+    ),
+    Mutation(
+        "target towards the old policy",
+        "rl/objectives.py",
+        "units.reference - units.old",
+        "units.old - units.reference",
+        GROUPS,
+    ),
+    Mutation(
+        "target of the negated reward", "rl/objectives.py", "reference_gap + score", "reference_gap - score + 0", GROUPS
+    ),
+    Mutation("baseline added", "rl/objectives.py", "up = up - group_softmax", "up = up + group_softmax", GROUPS),
+    Mutation("mean baseline added", "rl/objectives.py", "up = up - 1.0 / size", "up = up + 1.0 / size", GROUPS),
+    Mutation("alpha multiplies", "rl/objectives.py", "[kept, 0] / self.alpha", "[kept, 0] * self.alpha", GROUPS),
+    Mutation(
+        "weighted cross-entropy sign", "rl/objectives.py", "-self.weights(units) *", "self.weights(units) *", GROUPS
+    ),
+    Mutation("ess of weights inverted", "rl/objectives.py", "group)) / squares", "group)) * squares", GROUPS),
+    Mutation(
+        "softmax over the batch", "rl/advantages.py", "0, index, weight)[index]", "0, index, weight).sum()", GROUPS
+    ),
+    Mutation("softmax not shifted", "rl/advantages.py", "(score - most[index]).exp()", "score.exp()", GROUPS),
+    Mutation(
+        "wd1 weights added",
+        "rl/advantages.py",
+        "group) - group_softmax(-reward",
+        "group) + group_softmax(-reward",
+        GROUPS,
+    ),
+    Mutation("wd1 without the size", "rl/advantages.py", "(group_size(group) *", "(1.0 *", GROUPS),
+    Mutation(
+        "shortcut for weights of scores",
+        "rl/objectives.py",
+        "known_on_policy = False",
+        "known_on_policy = True",
+        GROUPS,
+    ),
+    Mutation("draws not averaged", "rl/likelihood.py", "view(-1, count) * count", "view(-1, count)", STEP),
+    Mutation("draws weigh one", "rl/likelihood.py", "expand_as(value) / count", "expand_as(value)", STEP),
     # reductions
     Mutation("constant multiplies", "rl/reduce.py", "1.0) * reduction.constant)", "1.0) / reduction.constant)", REDUCE),
     Mutation("token mean over rows", "rl/reduce.py", "max(total_units, 1.0)", "max(total_rows, 1.0)", REDUCE),
@@ -355,8 +486,8 @@ MUTATIONS = (
     Mutation(
         "signal ignores mask_truncated",
         "rl/step.py",
-        "signal = counted & (batch",
-        "signal = torch.ones_like(counted) & (batch",
+        "signal = counted & (torch",
+        "signal = torch.ones_like(counted) & (torch",
         STEP,
     ),
     Mutation("scale of other rows", "rl/step.py", "count[picked], units", "count[: len(picked)], units", STEP),
@@ -388,13 +519,13 @@ MUTATIONS = (
         "if True:\n            references",
         STEP,
     ),
-    Mutation("plan key ignores step", "rl/step.py", "PlanKey(seed, step, number)", "PlanKey(seed, 0, number)", STEP),
-    Mutation("one plan for all passes", "rl/step.py", "PlanKey(seed, step, number)", "PlanKey(seed, step, 0)", STEP),
+    Mutation("plan key ignores step", "rl/step.py", "PlanKey(seed, step, number,", "PlanKey(seed, 0, number,", STEP),
+    Mutation("one plan for all passes", "rl/step.py", "PlanKey(seed, step, number,", "PlanKey(seed, step, 0,", STEP),
     Mutation(
         "zero advantage kept under KL dropped",
         "rl/step.py",
-        "if method.kl.beta == 0 else torch.ones_like(counted)",
-        "if True else torch.ones_like(counted)",
+        "torch.ones_like(counted) if method.scores_every_row else",
+        "torch.ones_like(counted) if False else",
         STEP,
     ),
     # the learner

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rl.estimators import Sandwich
+from rl.likelihood import Elbo
 from rl.masks import MaskPlan
 from rl.method import Method
+from rl.objectives import Clipped, LinearBound, WeightedCrossEntropy
 from rl.reduce import Constant
 from rl.scored import ScoredBatch
 from rollouts.law import Law
@@ -78,20 +81,48 @@ def _units(method: Method, batch: RolloutBatch, row: int) -> int:
     return len({sum(step >= edge for edge in edges) for step in steps})
 
 
+def _sandwich(
+    method: Method, batch: ScoredBatch, plan: MaskPlan, scores: dict[tuple[int, int], Tensor]
+) -> dict[tuple[int, int], tuple[Tensor, float]]:
+    """SPG's estimate of each row, by the sign of its advantage."""
+    estimator, found = method.estimator, {}
+    assert isinstance(estimator, Sandwich)
+    assert batch.advantage is not None
+    for row in sorted(set(plan.row.tolist())):
+        tokens = _tokens(method, batch.rollouts, row)
+        own = {k: v for k, v in scores.items() if int(plan.row[k[0]]) == row}
+        lower = torch.stack([value * plan.weight[key] for key, value in own.items()]).sum()
+        terms = [[plan.weight[k] * (v * estimator.beta).exp() for k, v in own.items() if k[1] == i] for i in tokens]
+        logs = [torch.stack(term).sum().log() / estimator.beta for term in terms if term]
+        share = estimator.mix if float(batch.advantage[row]) <= 0 else 0.0
+        value = (1 - share) * lower + share * torch.stack(logs).sum() * len(tokens) / len(logs)
+        found[row, 0] = (value / len(tokens) if estimator.length_normalized else value, 1.0)
+    return found
+
+
 def naive_estimates(
-    method: Method, batch: RolloutBatch, plan: MaskPlan, scores: dict[tuple[int, int], Tensor]
+    method: Method, scored: ScoredBatch, plan: MaskPlan, scores: dict[tuple[int, int], Tensor]
 ) -> dict[tuple[int, int], tuple[Tensor, float]]:
     """(row, unit) -> (log-probability, 1 / inclusion)."""
-    estimator = method.estimator
+    estimator, batch = method.estimator, scored.rollouts
+    if estimator.kind == "sandwich":
+        return _sandwich(method, scored, plan, scores)
     found: dict[tuple[int, int], tuple[Tensor, float]] = {}
     for (view, place), score in scores.items():
         row, weight = int(plan.row[view]), float(plan.weight[view, place])
-        if estimator.unit == "token":
+        if estimator.kind == "coupled":
+            found[row, place] = ((found[row, place][0] if (row, place) in found else 0.0) + score * weight, 1.0)
+        elif estimator.unit == "token":
             assert (row, place) not in found
             found[row, place] = (score, weight)
         elif estimator.unit == "step":
             key = (row, int(plan.step[view]))
             found[key] = (found[key][0] + score if key in found else score, weight)
+        elif isinstance(estimator, Elbo) and estimator.unit == "draw":
+            key = (row, int(plan.draw[view]))
+            length = len(_tokens(method, batch, row)) if estimator.length_normalized else 1
+            part = score * weight * estimator.draws / length
+            found[key] = (found[key][0] + part if key in found else part, 1 / estimator.draws)
         else:
             length = len(_tokens(method, batch, row)) if estimator.length_normalized else 1
             part = score * weight / length
@@ -100,19 +131,44 @@ def naive_estimates(
 
 
 def _surrogate(method: Method, new: Tensor, old: float, advantage: float) -> Tensor:
-    if method.objective.kind == "raft":
+    if not isinstance(method.objective, Clipped | LinearBound):
         return -advantage * new
-    low, high = method.objective.epsilon_low, method.objective.epsilon_high
-    ratio = (new - old).exp()
+    low, high, dual = method.objective.epsilon_low, method.objective.epsilon_high, method.objective.dual
+    linear = method.objective.kind == "linear_bound" and advantage > 0
+    ratio = 1 + new - old if linear else (new - old).exp()
     size = float(ratio.detach())
     if advantage > 0 and size > 1 + high:
         return torch.tensor(-(1 + high) * advantage)  # clipped: a constant
     if advantage < 0 and size < 1 - low:
         return torch.tensor(-(1 - low) * advantage)
+    if advantage < 0 and dual is not None and size > dual:
+        return torch.tensor(-dual * advantage)
     return -ratio * advantage
 
 
-def _distance(method: Method, new: Tensor, reference: float) -> Tensor:
+def _weights(
+    method: Method, batch: ScoredBatch, old: dict[int, float], reference: dict[int, float]
+) -> dict[int, float]:
+    """DMPO's weight of each row that has an estimate: n (softmax over its group of log p_ref - log p_old + r / alpha, less a baseline)."""
+    objective, group = method.objective, batch.rollouts.group_id.tolist()
+    assert isinstance(objective, WeightedCrossEntropy)
+    found = {}
+    for row in old:
+        peers = [peer for peer in old if group[peer] == group[row]]
+
+        def share(sign: float, row: int = row, peers: list[int] = peers) -> float:
+            rewards = {peer: float(batch.advantage[peer]) for peer in peers}  # type: ignore[index]
+            terms = {p: math.exp(reference[p] - old[p] + sign * rewards[p] / objective.alpha) for p in peers}
+            return terms[row] / sum(terms.values())
+
+        less = {"none": 0.0, "mean": 1 / len(peers), "negative": share(-1)}[objective.baseline]
+        found[row] = len(peers) * (share(1) - less)
+    return found
+
+
+def _distance(method: Method, new: Tensor, reference: float, length: int) -> Tensor:
+    if method.kl.estimator == "k2_sum":
+        return (length * new - length * reference) ** 2 / 2 / length
     if method.kl.estimator == "k2":
         return (new - reference) ** 2 / 2
     return (reference - new).exp() - (reference - new) - 1
@@ -132,15 +188,25 @@ def naive_loss(
     rows = [r for r in range(len(batch)) if not (method.mask_truncated and rollouts.finish_reason[r] == "length")]
     units = {row: _units(method, rollouts, row) for row in rows}
     filled = sum(count > 0 for count in units.values())
-    ours, before = (naive_estimates(method, rollouts, plan, scores) for scores in (new, old))
-    anchor = naive_estimates(method, rollouts, plan, reference) if reference is not None else {}
+    ours, before = (naive_estimates(method, batch, plan, scores) for scores in (new, old))
+    anchor = naive_estimates(method, batch, plan, reference) if reference is not None else {}
     total = torch.zeros(())
+    advantage = {row: float(batch.advantage[row]) for row in rows}
+    if method.objective.kind == "weighted_ce":
+        kept = [(row, unit) for row, unit in ours if row in units]
+        advantage = _weights(
+            method,
+            batch,
+            {key[0]: float(before[key][0]) for key in kept},
+            {key[0]: float(anchor[key][0]) for key in kept},
+        )
     for (row, unit), (value, weight) in ours.items():
         if row not in units:
             continue
-        loss = _surrogate(method, value, float(before[row, unit][0]), float(batch.advantage[row]))
+        loss = _surrogate(method, value, float(before[row, unit][0]), advantage[row])
         if method.kl.beta > 0:
-            loss = loss + method.kl.beta * _distance(method, value, float(anchor[row, unit][0]))
+            length = len(_tokens(method, rollouts, row))
+            loss = loss + method.kl.beta * _distance(method, value, float(anchor[row, unit][0]), length)
         if isinstance(method.reduction, Constant):
             share = 1 / (filled * method.reduction.constant)
         elif method.reduction == "token_mean":

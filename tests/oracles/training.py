@@ -10,7 +10,7 @@ from torch import Tensor
 from rl.config import OptimConfig
 from rl.learner import Learner
 from rl.masks import PlanKey
-from rl.method import Method
+from rl.method import PRESETS, Method
 from rl.scored import ScoredBatch
 from rollouts.models import LoraSpec, Policy, load_policy, save_policy
 from rollouts.spec import SamplerSpec
@@ -41,14 +41,36 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "order, sequence": {"kind": "trajectory", "order": True, "unit": "sequence"},
     "order, sampled": {"kind": "trajectory", "order": True, "unit": "step", "sample_steps": 2},
     "elbo": {"kind": "elbo", "draws": 3},
+    "elbo, draw": {"kind": "elbo", "draws": 3, "unit": "draw"},
+    "elbo, pairs": {"kind": "elbo", "draws": 2, "levels": "stratified", "pair": "complement"},
+    "coupled": {"kind": "coupled"},
+    "sandwich": {"kind": "sandwich", "draws": 3},
+    "random tokens": {"kind": "random_tokens", "schedule": "random_start"},
     "elbo, sum": {"kind": "elbo", "draws": 2, "length_normalized": False, "law": "sampler"},
 }
 CLIPPED = {"kind": "clipped", "epsilon_low": 0.05, "epsilon_high": 0.1}
+WEIGHTED = {"kind": "weighted_ce", "alpha": 0.5}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "clipped": {"objective": CLIPPED},
     "clipped, k2": {"objective": CLIPPED, "kl": {"beta": 0.3, "estimator": "k2"}},
     "clipped, k3": {"objective": CLIPPED, "kl": {"beta": 0.3, "estimator": "k3"}},
+    "dual": {"objective": CLIPPED | {"dual": 1.15}},
+    "bound": {"objective": CLIPPED | {"kind": "linear_bound", "dual": 1.15}},
+    "policy gradient": {"objective": {"kind": "policy_gradient"}, "advantage": "softmax_difference"},
     "raft": {"objective": {"kind": "raft"}, "advantage": "verified"},
+}
+# Objectives that only sequences have, each with an estimator of theirs.
+SEQUENCES: dict[str, tuple[str, dict[str, Any]]] = {
+    "clipped, k2 of the sum": ("elbo", {"objective": CLIPPED, "kl": {"beta": 0.3, "estimator": "k2_sum"}}),
+    "weighted cross-entropy": ("elbo, sum", {"objective": WEIGHTED, "advantage": "group_centered"}),
+    "weighted cross-entropy, mean": (
+        "every step, sum",
+        {"objective": WEIGHTED | {"baseline": "mean"}, "advantage": "group_centered"},
+    ),
+    "weighted cross-entropy, k3": (
+        "elbo, sum",
+        {"objective": WEIGHTED | {"baseline": "none"}, "kl": {"beta": 0.1}, "advantage": "group_centered"},
+    ),
 }
 REDUCTIONS: dict[str, Any] = {"tokens": "token_mean", "sequences": "sequence_mean", "constant": {"constant": 5.0}}
 # One of each kind, for what need not be tried in every combination.
@@ -183,8 +205,19 @@ def distance(left: Weights, right: Weights) -> float:
 
 
 def method_of(estimator: str, objective: str = "clipped", reduction: str = "tokens", **rest: Any) -> Method:
-    parts = {"estimator": ESTIMATORS[estimator], **OBJECTIVES[objective], "reduction": REDUCTIONS[reduction]}
+    found = SEQUENCES[objective][1] if objective in SEQUENCES else OBJECTIVES[objective]
+    parts = {"estimator": ESTIMATORS[estimator], **found, "reduction": REDUCTIONS[reduction]}
     return Method.model_validate({**parts, **rest})
+
+
+def preset_of(name: str, *, passes: int = 2, steps: int = 4) -> Method:
+    """A preset cut down to the toy size: as many draws, segments and passes as fit."""
+    raw = PRESETS[name]
+    most = {"segments": steps - 1, "sample_steps": steps // 2, "draws": 3}
+    estimator = {key: min(value, most[key]) if key in most else value for key, value in raw["estimator"].items()}
+    return Method.model_validate(
+        {**raw, "estimator": estimator, "inner_passes": min(passes, raw["inner_passes"]), "preset": name}
+    )
 
 
 def batch_for(policy: Policy, method: Method, spec: SamplerSpec = SPEC) -> ScoredBatch:
@@ -196,7 +229,7 @@ def prepared(policy: Policy, method: Method, **options: Any) -> tuple[Learner, R
     size = options.pop("size", 0.02)
     learner = make_learner(policy, **options)
     anchor = None
-    if method.kl.beta > 0:
+    if method.needs_reference:
         own = copies(learner.parameters)
         move(learner.parameters, 0.03, seed=77)
         learner.freeze_reference("start")

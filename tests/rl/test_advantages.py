@@ -25,6 +25,9 @@ def slow(name: str, rewards: Sequence[float], groups: Sequence[int]) -> list[flo
             out.append(0.0)
         elif name == "leave_one_out":
             out.append(reward - statistics.fmean(others))
+        elif name == "softmax_difference":
+            plus, minus = (math.exp(s * reward) / sum(math.exp(s * r) for r in own) for s in (1, -1))
+            out.append(len(own) * (plus - minus))
         elif name == "group_centered":
             out.append(reward - statistics.fmean(own))
         else:

@@ -10,6 +10,7 @@ import torch
 
 from rl import masks
 from rl.masks import MaskPlan, PlanKey
+from rl.noise import Noise
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 from tests.oracles.batches import ScriptedKey, sample
@@ -32,9 +33,15 @@ PLANS: dict[str, Build] = {
     "trajectory, order": lambda b, k: masks.trajectory(b, k, order=True),
     "trajectory, two segments": lambda b, k: masks.trajectory(b, k, segments=2),
     "trajectory, two sampled": lambda b, k: masks.trajectory(b, k, sample_steps=2),
-    "elbo": lambda b, k: masks.elbo(b, k, 3),
+    "elbo": lambda b, k: masks.elbo(b, k, Noise(draws=3)),
+    "elbo, stratified pairs": lambda b, k: masks.elbo(b, k, Noise(draws=2, levels="stratified", pair="complement")),
+    "elbo, two masks a level": lambda b, k: masks.elbo(b, k, Noise(masks_per_level=2, noise="iid", pair="mirror")),
+    "elbo, quadrature": lambda b, k: masks.elbo(b, k, Noise(noise="quadrature", draws=2)),
+    "coupled": lambda b, k: masks.coupled(b, k, 0.2, 0.8),
+    "random tokens": lambda b, k: masks.random_tokens(b, k, lambda _: 0.6),
+    "random tokens, late": lambda b, k: masks.random_tokens(b, k, lambda _: 0.6, late=True),
 }
-RANDOM = ("mean_field", "trajectory, two sampled", "elbo")
+RANDOM = {"mean_field", *list(PLANS)[4:]}
 KEY = PlanKey(seed=1, step=5)
 
 
@@ -280,7 +287,7 @@ def test_elbo_masks_a_fixed_count_with_weight_length_over_count() -> None:
         for count in range(1, length + 1):
             order = tuple(reversed(range(length)))
             key = ScriptedKey(lambda *_, c=count, o=order: FixedMask(c, o))
-            plan = masks.elbo(one, key, draws=2)  # type: ignore[arg-type]
+            plan = masks.elbo(one, key, Noise(draws=2))  # type: ignore[arg-type]
             assert plan.draw.tolist() == [0, 1]
             chosen = [i in places[length - count :] for i in range(one.length)]
             assert plan.scored[0].tolist() == chosen
@@ -293,7 +300,7 @@ def test_elbo_mask_law() -> None:
     rows, length = 3000, 3
     spec = SamplerSpec(canvas=3, block=3, steps=1, eos="all", early_stop=False)
     batch = sample(TabularPolicy(6, seed=3), [(0,)] * rows, spec, max_rows=rows)
-    plan = masks.elbo(batch, KEY, draws=2)
+    plan = masks.elbo(batch, KEY, Noise(draws=2))
     subsets = [tuple(row) for row in plan.scored[:, 1:4].tolist()]
     pairs = Counter(zip(subsets[::2], subsets[1::2], strict=True))
     law = {

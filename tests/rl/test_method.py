@@ -8,12 +8,14 @@ import torch
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import PlanKey
 from rl.method import PRESETS, Method, forwards, resolve
-from rl.objectives import Clipped, Raft
+from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
 from rollouts.spec import SamplerSpec
 from tests.oracles.batches import sample
 from tests.oracles.tabular import TabularPolicy
+from tests.oracles.training import preset_of
 
 SAMPLER = SamplerSpec(canvas=8, block=4, steps=4)
+PUBLISHED = SamplerSpec(canvas=256, block=32, steps=128)  # what most papers sample with
 
 
 def method(**raw) -> Method:
@@ -28,7 +30,7 @@ def keys(value: Method, sampler: SamplerSpec = SAMPLER, group_size: int = 8) -> 
 def test_presets_are_sound(name: str) -> None:
     found = method(preset=name)
     assert found.preset == name
-    assert found.problems(SAMPLER, 8) == []
+    assert found.problems(PUBLISHED, 8) == []
     assert Method.model_validate(found.model_dump()) == found
 
 
@@ -44,6 +46,58 @@ def test_presets_are_the_published_choices() -> None:
     assert raft.estimator == Elbo(draws=2)
     assert raft.objective == Raft()
     assert raft.advantage == "verified"
+
+
+def test_presets_of_sequences_and_weights_are_the_published_choices() -> None:
+    """The figures of the papers' own recipes; docs/methods.md says where a value is not theirs."""
+    espo = method(preset="espo")
+    assert espo.estimator == Elbo(draws=2, pair="complement")  # K = 2 pairs
+    assert espo.objective == Clipped(epsilon_low=0.2, epsilon_high=0.2)
+    assert (espo.advantage, espo.inner_passes, espo.reduction) == ("leave_one_out", 8, "sequence_mean")
+    assert (espo.kl.beta, espo.kl.estimator, espo.kl.reference) == (1e-3, "k2_sum", "base")
+    wd1 = method(preset="wd1")
+    assert wd1.estimator == MeanField(prompt_mask_prob=0.15, unit="sequence", length_normalized=False)
+    assert wd1.objective == PolicyGradient()
+    assert (wd1.advantage, wd1.inner_passes, wd1.kl.beta) == ("softmax_difference", 12, 0.0)
+    dmpo = method(preset="dmpo")
+    assert dmpo.estimator == Elbo(draws=2, pair="complement", length_normalized=False)  # 4 replicates in pairs
+    assert dmpo.objective == WeightedCrossEntropy(alpha=0.04, baseline="negative")
+    assert (dmpo.advantage, dmpo.inner_passes, dmpo.kl.beta) == ("group_centered", 8, 0.0)
+    bgpo = method(preset="bgpo")
+    assert bgpo.estimator == Elbo(draws=16, unit="draw")
+    assert bgpo.objective == LinearBound(epsilon_low=0.2, epsilon_high=0.2, dual=3.0)
+    gspo = method(preset="gspo")
+    assert gspo.estimator == MeanField(prompt_mask_prob=0.0, unit="sequence")
+    assert gspo.objective == Clipped(epsilon_low=3e-4, epsilon_high=4e-4)
+
+
+def test_presets_of_trajectories_are_the_published_choices() -> None:
+    assert method(preset="order_grpo").estimator == Trajectory(unit="step", order=True)
+    assert method(preset="d2").estimator == Trajectory(segments=8, law="raw")
+    assert method(preset="cj_grpo").estimator == Trajectory(law="raw")
+    for name, passes in (("d2", 12), ("cj_grpo", 8)):
+        found = method(preset=name)
+        assert (found.inner_passes, found.advantage, found.kl.beta) == (passes, "group_centered", 0.04)
+    agrpo = method(preset="agrpo")
+    assert agrpo.estimator == Trajectory(sample_steps=24)
+    assert (agrpo.inner_passes, agrpo.kl.beta, agrpo.advantage) == (1, 0.0, "group_centered")
+
+
+def test_what_a_method_asks_of_the_step() -> None:
+    """No reference and no scores beforehand where nothing needs them."""
+    cost = {name: forwards(method(preset=name), PUBLISHED, 4, 1) for name in ("dmpo", "bgpo", "wd1")}
+    assert cost["dmpo"]["reference"] == cost["dmpo"]["old"] == cost["dmpo"]["train"] == 4 * 4 * 8
+    assert (cost["bgpo"]["reference"], cost["bgpo"]["old"], cost["bgpo"]["train"]) == (0, 0, 4 * 16)
+    assert cost["wd1"]["reference"] == 0
+    assert not method(preset="dmpo", inner_passes=1).on_policy
+    assert method(preset="bgpo").on_policy
+    assert method(preset="wd1", inner_passes=1).on_policy
+    assert [method(preset=name).scores_every_row for name in ("dmpo", "espo", "wd1", "bgpo")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_default_preset() -> None:
@@ -95,6 +149,13 @@ def test_unknown_keys_are_refused() -> None:
         ({"preset": "raft", "advantage": "group_centered"}, "advantage", "advantage: verified"),
         ({"preset": "raft", "kl": {"beta": 0.1}}, "kl.beta", "kl.beta: 0"),
         ({"advantage": "verified", "inner_passes": 2}, "advantage", "group advantage"),
+        ({"preset": "bgpo", "estimator": {"unit": "sequence"}}, "estimator.unit", "unit: draw"),
+        ({"estimator": {"kind": "elbo", "unit": "draw"}}, "estimator.unit", "unit: sequence"),
+        ({"preset": "dmpo", "estimator": {"length_normalized": True}}, "estimator.unit", "length_normalized: false"),
+        ({"preset": "dmpo", "estimator": {"kind": "trajectory"}}, "estimator.unit", "unit: sequence"),
+        ({"preset": "dmpo", "advantage": "group_normalized"}, "advantage", "advantage: group_centered"),
+        ({"kl": {"beta": 0.1, "estimator": "k2_sum"}}, "kl.estimator", "unit: sequence"),
+        ({"preset": "espo", "estimator": {"length_normalized": False}}, "kl.estimator", "length_normalized: true"),
     ],
 )
 def test_impossible_combinations(raw: dict, key: str, remedy: str) -> None:
@@ -103,7 +164,7 @@ def test_impossible_combinations(raw: dict, key: str, remedy: str) -> None:
     assert remedy in problems[0][1]
 
 
-@pytest.mark.parametrize("advantage", ["group_centered", "group_normalized", "leave_one_out"])
+@pytest.mark.parametrize("advantage", ["group_centered", "group_normalized", "leave_one_out", "softmax_difference"])
 def test_a_group_of_one_has_no_baseline(advantage: str) -> None:
     assert keys(method(advantage=advantage), group_size=1) == ["advantage"]
     assert keys(method(preset="raft"), group_size=1) == []
@@ -139,7 +200,7 @@ def test_forwards_are_an_upper_bound_on_what_the_plans_ask_for() -> None:
 def test_a_plan_is_data_new_old_and_reference_share_it() -> None:
     batch = sample(TabularPolicy(6, seed=3), [(0, 1)] * 4, SAMPLER)
     for name in PRESETS:
-        estimator = method(preset=name).estimator
+        estimator = preset_of(name).estimator
         one, two = (estimator.plan(batch, PlanKey(3, 1, 0)) for _ in range(2))
         assert torch.equal(one.masked, two.masked)
         assert torch.equal(one.weight, two.weight)

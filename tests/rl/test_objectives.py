@@ -8,13 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.objectives import KL_ESTIMATORS, Clipped, Raft, clip_mask, clipped_surrogate, effective_share, k2, k3
+from rl.objectives import KL_ESTIMATORS, Clipped, Raft, Units, clip_mask, clipped_surrogate, effective_share, k2, k3
 
 LOW, HIGH = 0.2, 0.3
 
 
 def t(*values: float, grad: bool = False) -> torch.Tensor:
     return torch.tensor([values], dtype=torch.float64, requires_grad=grad)
+
+
+def seen(new: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, mask: torch.Tensor | None = None) -> Units:
+    """What an objective sees; every entry is a unit unless said otherwise."""
+    return Units(new, old, advantage, torch.ones_like(new, dtype=torch.bool) if mask is None else mask)
 
 
 def slow_surrogate(new: float, old: float, advantage: float, low: float, high: float) -> float:
@@ -52,7 +57,7 @@ def test_clipped_surrogate_gradient(ratio: float, advantage: float, alive: bool)
     assert new.grad is not None
     expected = -advantage * ratio if alive else 0.0
     assert new.grad.item() == pytest.approx(expected, abs=1e-12)
-    assert clip_mask(new, old, t(advantage), LOW, HIGH).item() == (not alive)
+    assert clip_mask((new - old).exp(), t(advantage), LOW, HIGH).item() == (not alive)
 
 
 @pytest.mark.parametrize(("ratio", "advantage"), [(2.0, 3.0), (0.5, -3.0)])
@@ -64,7 +69,7 @@ def test_at_the_bound_exactly_the_unit_still_learns(ratio: float, advantage: flo
     assert new.grad is not None
     assert loss.item() == -ratio * advantage
     assert new.grad.item() == pytest.approx(-ratio * advantage)
-    assert not clip_mask(new, old, t(advantage), 0.5, 1.0).item()
+    assert not clip_mask((new - old).exp(), t(advantage), 0.5, 1.0).item()
 
 
 def test_first_pass_gradient_is_the_policy_gradient() -> None:
@@ -81,7 +86,7 @@ def test_inputs_are_left_alone() -> None:
     clipped_surrogate(new, old, advantage, LOW, HIGH)
     k2(new, old)
     k3(new, old)
-    Clipped().metrics(new, old, advantage, torch.ones(1, 2, dtype=torch.bool))
+    Clipped(dual=2.0).metrics(seen(new, old, advantage))
     assert all(torch.equal(x, y) for x, y in zip(before, (new, old, advantage), strict=True))
 
 
@@ -160,9 +165,9 @@ def test_clipped_component() -> None:
     advantage = t(1.0, 1.0, -1.0, 1.0)
     component = Clipped(epsilon_low=LOW, epsilon_high=HIGH)
     expected = clipped_surrogate(new, old, advantage, LOW, HIGH)
-    assert torch.equal(component.per_unit(new, old, advantage), expected)
+    assert torch.equal(component.per_unit(seen(new, old, advantage)), expected)
     mask = torch.tensor([[True, True, True, False]])
-    found = {name: (s.item(), n.item()) for name, (s, n) in component.metrics(new, old, advantage, mask).items()}
+    found = {name: (s.item(), n.item()) for name, (s, n) in component.metrics(seen(new, old, advantage, mask)).items()}
     ratios = [1.0, math.exp(0.5), math.exp(-0.5)]
     assert found["clip_share"] == (2, 3)
     assert found["ratio"] == (pytest.approx(sum(ratios)), 3)
@@ -173,10 +178,12 @@ def test_approx_kl_old_is_unbiased_for_kl_of_old_to_new() -> None:
     """Samples come from old, so the logged number estimates KL(old || new)."""
     logits, old = policies()
     new = torch.log_softmax(logits.detach(), -1)
-    metric = Clipped().metrics(new[None], old[None], torch.ones(1, 4), torch.ones(1, 4, dtype=torch.bool))
+    metric = Clipped().metrics(seen(new[None], old[None], torch.ones(1, 4)))
     assert metric["approx_kl_old"][1].item() == 4
     per_sample = [
-        Clipped().metrics(new[None], old[None], torch.ones(1, 4), torch.arange(4)[None] == v)["approx_kl_old"][0].item()
+        Clipped()
+        .metrics(seen(new[None], old[None], torch.ones(1, 4), torch.arange(4)[None] == v))["approx_kl_old"][0]
+        .item()
         for v in range(4)
     ]
     truth = (old.exp() * (old - new)).sum().item()
@@ -185,12 +192,12 @@ def test_approx_kl_old_is_unbiased_for_kl_of_old_to_new() -> None:
 
 def test_raft() -> None:
     new, advantage = t(-1.0, -2.0, grad=True), t(1.0, 0.0)
-    loss = Raft().per_unit(new, torch.zeros(1, 2), advantage)
+    loss = Raft().per_unit(seen(new, torch.zeros(1, 2), advantage))
     loss.sum().backward()
     assert loss.tolist() == [[1.0, 0.0]]
     assert new.grad is not None
     assert new.grad.tolist() == [[-1.0, 0.0]]
-    total, count = Raft().metrics(new, new, advantage, torch.tensor([[True, True]]))["verified_share"]
+    total, count = Raft().metrics(seen(new, new, advantage))["verified_share"]
     assert (total.item(), count.item()) == (1.0, 2)
 
 
@@ -208,9 +215,9 @@ def test_effective_share_and_tails() -> None:
     assert float(effective_share(new, old, mask)) == pytest.approx(expected)
     assert float(effective_share(old, old, mask)) == 1.0
     assert float(effective_share(new, old, mask & False)) == 0.0
-    low, high = Clipped().tails(new, old, mask)["ratio"]
+    low, high = Clipped().tails(seen(new, old, new, mask))["ratio"]
     assert (low, high) == (pytest.approx(0.5), pytest.approx(2.0))
-    assert Clipped().tails(new, old, mask & False) == {}
-    share, count = Clipped().metrics(new, old, torch.ones(2, 3), mask)["ess"]
+    assert Clipped().tails(seen(new, old, new, mask & False)) == {}
+    share, count = Clipped().metrics(seen(new, old, torch.ones(2, 3), mask))["ess"]
     assert float(share / count) == pytest.approx(expected)
-    assert Raft().tails(new, old, mask) == {}
+    assert Raft().tails(seen(new, old, new, mask)) == {}
