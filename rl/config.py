@@ -178,6 +178,9 @@ def _apply_overrides(document: Document, overrides: Sequence[str], problems: lis
             )
             continue
         path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+        if path[0] == "method" and len(path) > 1 and isinstance(document.data.get("method"), str):
+            # The name of a preset may stand for the method.
+            document.data["method"] = {"preset": document.data["method"]}
         fault = _set(document.data, path, value)
         if fault:
             problems.append(Problem(COMMAND_LINE, key, *fault))

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from rl.card import Exported, card
 from rl.config_yaml import read_file
-from rl.source import RECIPE, TINY, CommandError, Source, locate_run, read_adapter_config, run_source
+from rl.source import (
+    CHECKPOINTS,
+    PARTS,
+    RECIPE,
+    TINY,
+    CommandError,
+    Source,
+    is_run,
+    locate_run,
+    read_adapter_config,
+    run_source,
+)
 from rollouts.checkpoints import list_tensors, point_to_hub, read_config, resolve_folder, save_adapter, save_policy
 from rollouts.families import LLADA, Family, ModelError, find_family
 from rollouts.lora import official_adapter
@@ -30,6 +41,10 @@ STALE = (
     "*.safetensors.index.json",
     *ADAPTER,
 )  # weights of another model must not stand beside ours
+
+
+# What a run writes in its folder, and goes on from: nobody else writes there.
+OF_A_RUN = (CHECKPOINTS, *PARTS, "model", "adapter", "rollouts", "tensorboard", "earlier")
 
 
 @dataclass(frozen=True)
@@ -213,6 +228,15 @@ def _check_target(out: Path, run: Path, source: Source, force: bool) -> None:
     taken |= {Path(path) for path in (source.model.path, source.model.adapter) if path and Path(path).is_dir()}
     if out.resolve() in {path.resolve() for path in taken}:
         raise CommandError(f"--out {out}: this is where the weights come from; name another folder")
+    place = out.resolve()
+    for folder in (place, *place.parents):
+        part = place.relative_to(folder).parts[:1]
+        # A working folder may hold a recipe.yaml without being a run; numbers beside it tell another run.
+        is_one = folder == run.resolve() or (is_run(folder) and (folder / "metrics.jsonl").is_file())
+        if is_one and (not part or part[0] in OF_A_RUN):
+            raise CommandError(
+                f"--out {out}: this is part of the run {folder}, which reads and writes there; name a folder outside it"
+            )
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file() and not force:
         raise CommandError(
             f"--out {out}: this folder holds other files; name another one, or add --force (weights in it are then replaced)"

@@ -19,8 +19,12 @@ from rl.run import plain, provenance
 from rl.setup import TINY, Setup, set_up
 from rl.source import RECIPE, CommandError, Source, check_file, find_source, locate_run
 
-# What evaluation does not need, and what would need it; a run's training files may be gone by now.
-UNUSED = ("data.train", "data.validation", "warm_start", "save.best_by", "stop.plateau")
+# Overrides that drop what evaluation does not need, and what would need it: a run's training files may be gone by now, and its
+# sinks not installed here.
+UNUSED = (
+    *(f"{key}=null" for key in ("data.train", "data.validation", "warm_start", "save.best_by", "stop.plateau")),
+    "track={}",
+)
 
 Interval = Mapping[str, float]
 
@@ -59,22 +63,11 @@ def measure(
     """
     if out is not None:
         check_file(out, "accuracy.json")
-    run = locate_run(target)
-    kept = [f"{key}=null" for key in UNUSED]
-    if run is not None:
-        own = find_source(target) if model is None and adapter is None else None
-        # What the run started from may be gone; its own weights are put in below.
-        path = "" if own is None or own.checkpoint or own.model.path == TINY else own.model.path
-        whole = [f"model.path={json.dumps(path)}", "model.adapter=null"] if path else []
-        recipe = load_recipe(run[0] / RECIPE, [*kept, *whole, *overrides], provided=("data.train",))
-    else:
-        own = None
-        recipe = load_recipe(target, [*kept, *overrides], provided=("data.train",))
+    recipe, source = _stated(target, overrides, model, adapter)
     if recipe.eval is None:
         raise CommandError(
             f"{target} says nothing of evaluation; add to the command: data.eval.path=test.jsonl eval.batch=64"
         )
-    source = find_source(model or recipe.model.path, adapter) if model or adapter else own
     if source is not None and source.note:
         Console(stderr=True, highlight=False).print(f"note: {source.note}", markup=False, soft_wrap=True)
     return evaluate_recipe(recipe, source, reporter)
@@ -89,17 +82,35 @@ def evaluate(
 ) -> dict[int, Interval]:
     """Accuracy on the recipe's ``data.eval`` at each of its step counts: steps -> ``{value, low, high, n}``.
 
-    model, adapter: a run, a checkpoint or a PEFT adapter in place of the recipe's.
+    recipe          also a run folder or a part of one, whose weights are then evaluated
+    model, adapter  a run, a checkpoint or a PEFT adapter in place of the recipe's
+
+    What only training needs may be absent. Raises CommandError, RecipeErrors, DataError, ModelError, RewardError.
     """
-    if overrides or not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
-    if recipe.eval is None or recipe.data.eval is None:
+    stated, source = _stated(
+        recipe, overrides, None if model is None else str(model), None if adapter is None else Path(adapter)
+    )
+    if stated.eval is None or stated.data.eval is None:
         raise DataError("data.eval: the recipe names no evaluation data; add data.eval and eval")
-    source = None
-    if model is not None or adapter is not None:
-        source = find_source(str(model or recipe.model.path), None if adapter is None else Path(adapter))
-    found = evaluate_recipe(recipe, source, Reporter(quiet=True))
+    found = evaluate_recipe(stated, source, Reporter(quiet=True))
     return {int(name): value for name, value in found.accuracy.items()}
+
+
+def _stated(
+    target: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str], model: str | None, adapter: Path | None
+) -> tuple[Recipe, Source | None]:
+    """The recipe that a target stands for, without what only training needs, and the weights that replace its model."""
+    run = locate_run(target) if isinstance(target, (str, Path)) else None
+    own = None
+    if run is not None:
+        own = find_source(str(target)) if model is None and adapter is None else None
+        # What the run started from may be gone; its own weights are put in by the caller.
+        path = "" if own is None or own.checkpoint or own.model.path == TINY else own.model.path
+        whole = [f"model.path={json.dumps(path)}", "model.adapter=null"] if path else []
+        recipe = load_recipe(run[0] / RECIPE, [*UNUSED, *whole, *overrides], provided=("data.train",))
+    else:
+        recipe = load_recipe(target, [*UNUSED, *overrides], provided=("data.train",))
+    return recipe, find_source(model or recipe.model.path, adapter) if model or adapter else own
 
 
 def evaluate_recipe(recipe: Recipe, source: Source | None = None, reporter: Reporter | None = None) -> Measured:

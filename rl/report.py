@@ -17,7 +17,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from rl.report_data import RunData, embedded, read_run
+from rl.report_data import RunData, embedded, interval_of, read_run, text_of
 from rl.report_facts import duration, facts, recipe_differences, said, sampler_differences
 from rl.report_panels import panels
 from rl.report_rollouts import MAX_FILES, Table, collect
@@ -92,10 +92,10 @@ def _describe(run: RunData, tokens: Table, texts: Table, count: int) -> dict[str
         "planned": run.planned,
         "written": run.written,
         "seconds": _seconds(run),
-        "outcome": run.summary.get("outcome") or run.recipe.get("outcome"),
+        "outcome": text_of(run.summary.get("outcome")) or text_of(run.recipe.get("outcome")),
         "facts": facts(run),
         "samplers": [(key, said(one), said(other)) for key, one, other in sampler_differences(run.recipe)],
-        "gain": run.summary.get("gain"),
+        "gain": interval_of(run.summary.get("gain")),
         "main_steps": run.main_steps,
         "curves": run.curves,
         "warm_start": run.warm_start,

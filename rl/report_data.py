@@ -5,19 +5,27 @@ said on the page. The recipe is read as plain data, never checked: a report must
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+import yaml
 
 from rl.config_yaml import read_file
 from rl.report_panels import ALARM_METRICS
 
 _UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
 MAX_POINTS = 600  # per curve; more updates are averaged in buckets
+BEYOND = 1e300  # no quantity of a run; sums and hundredfolds of smaller numbers stay numbers
+# What a damaged JSON text raises: it is none, its bytes are no UTF-8, a number is too long to convert, it is nested too deep.
+_NO_JSON = (ValueError, RecursionError)
+# The same of a recipe: also characters that YAML forbids, and what PyYAML lets through where an explicit tag (`!!bool 7`) does not
+# fit its value.
+_NO_YAML = (*_NO_JSON, yaml.YAMLError, OSError, AttributeError, KeyError, TypeError)
+_SECTIONS = ("model", "data", "rollout", "method", "optim", "train", "eval")
 _LARGEST, _SMALLEST = {"ratio_max", "sampler_gap_max", "first_pass_gap"}, {"ratio_min"}
 
 
@@ -46,7 +54,7 @@ class RunData:
     @property
     def planned(self) -> int | None:
         value = at(self.recipe, "train.updates")
-        return value if isinstance(value, int) else None
+        return value if is_whole(value) else None
 
     @property
     def finished(self) -> bool:
@@ -67,21 +75,22 @@ def read_run(folder: Path) -> RunData:
     notes: list[str] = []
     text, recipe = _recipe(folder / "recipe.yaml", notes)
     metrics = _rows(folder / "metrics.jsonl", notes)
-    by_update = {row["update"]: row for row in metrics if isinstance(row.get("update"), int)}
+    by_update = {row["update"]: row for row in metrics if is_whole(row.get("update"))}
     for row in _rows(folder / "timing.jsonl", notes):
-        if (
-            row.get("update") in by_update
-        ):  # timing may be a row ahead of the metrics, or hold rows from before a resume
-            by_update[row["update"]] = {**by_update[row["update"]], **row}
+        update = row.get("update")
+        # timing may be a row ahead of the metrics, or hold rows from before a resume
+        if is_whole(update) and update in by_update:
+            by_update[update] = {**by_update[update], **row}
     rows = [by_update[update] for update in sorted(by_update)]
     drawn = curves(rows, "update", notes)
+    warm_start = _rows(folder / "warm_start.jsonl", notes)
     return RunData(
         folder=folder,
         recipe=recipe,
         recipe_text=text,
         single=take_single(drawn),
         curves=drawn,
-        warm_start=curves(_rows(folder / "warm_start.jsonl", notes), "step", []),
+        warm_start=curves([row for row in warm_start if is_whole(row.get("step"))], "step", []),
         evaluations=_evaluations(_rows(folder / "evaluations.jsonl", notes), len(rows)),
         alarms=_alarms(_rows(folder / "health.jsonl", notes)),
         summary=_json(folder / "summary.json", notes),
@@ -100,6 +109,12 @@ def at(data: Any, key: str) -> Any:
     return data
 
 
+def section(data: Any, key: str) -> Mapping[str, Any]:
+    """The mapping at a key; empty where there is none, or something else stands there."""
+    found = at(data, key)
+    return found if isinstance(found, Mapping) else {}
+
+
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:
     """Plain data as ``{"rollout.steps": 64}``; lists stay values."""
     if not isinstance(data, Mapping) or not data:
@@ -111,12 +126,23 @@ def flat(data: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The value with null for NaN and infinities, which JSON cannot hold. (rl.run.plain does more, and loads torch.)"""
+    """The value with null for NaN, infinities and numbers that no run measures, whose sums JSON or the page could not hold.
+    (rl.run.plain does more, and loads torch.)"""
     if isinstance(value, Mapping):
         return {str(name): finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    # An integer may be longer than any float: comparing is exact, converting would raise.
+    return None if isinstance(value, (int, float)) and not -BEYOND < value < BEYOND else value
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_count(text: str) -> bool:
+    """Whether a text is a number of updates, steps or completions. (str.isdigit is true of superscripts, too.)"""
+    return text.isascii() and text.isdecimal() and len(text) < 16
 
 
 def embedded(data: Any) -> str:
@@ -175,19 +201,23 @@ def _bucket(values: Sequence[Any], name: str) -> float | int | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -BEYOND < value < BEYOND
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file. A last line without its end is being written; other lines that are no mapping are counted."""
     if not path.is_file():
         return []
-    *lines, last = path.read_bytes().split(b"\n")
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except OSError as error:
+        notes.append(f"{path.name} could not be read: {error.strerror}")
+        return []
     rows, bad = [], 0
     for line in [*lines, last]:
         try:
             row = finite(json.loads(line)) if line.strip() else None
-        except ValueError:
+        except _NO_JSON:
             bad += line is not last
             continue
         if isinstance(row, dict):
@@ -205,21 +235,37 @@ def _json(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        value = finite(json.loads(path.read_text(encoding="utf-8")))
+    except (*_NO_JSON, OSError):
         notes.append(f"{path.name} could not be read; the run is shown as unfinished")
         return {}
-    return finite(value) if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _recipe(path: Path, notes: list[str]) -> tuple[str, dict[str, Any]]:
     if not path.is_file():
         notes.append("recipe.yaml is missing: nothing is known of the settings")
         return "", {}
-    document = read_file(path)
+    problem = "recipe.yaml is not a readable recipe: nothing is known of the settings"
+    text = ""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        document = read_file(path)
+    except _NO_YAML:
+        notes.append(problem)
+        return text, {}
     if document.problems:
-        notes.append("recipe.yaml is not a readable recipe: nothing is known of the settings")
-    return path.read_text(encoding="utf-8", errors="replace"), document.data
+        notes.append(problem)
+    recipe = finite(document.data)
+    if isinstance(recipe.get("method"), str):  # a preset's name may stand for the method
+        recipe["method"] = {"preset": recipe["method"]}
+    wrong = [key for key in _SECTIONS if not isinstance(recipe.get(key) or {}, dict)]
+    wrong += ["rewards"] if not isinstance(recipe.get("rewards") or [], list) else []
+    if wrong:
+        notes.append(
+            f"recipe.yaml: {', '.join(wrong)} could not be read and {'is' if len(wrong) == 1 else 'are'} left out"
+        )
+    return text, recipe
 
 
 def _evaluations(rows: Iterable[Mapping[str, Any]], updates: int) -> list[dict[str, Any]]:
@@ -230,21 +276,34 @@ def _evaluations(rows: Iterable[Mapping[str, Any]], updates: int) -> list[dict[s
         if not isinstance(accuracy, Mapping):
             continue
         update = row.get("update")
-        if not isinstance(update, int):
+        if not is_whole(update):
             number = when.rpartition(" ")[2]
-            update = 0 if when == "start" else int(number) if number.isdigit() else updates
-        kept = {str(name): cell for name, cell in accuracy.items() if _is_interval(cell) and str(name).isdigit()}
-        item = {"when": when, "update": update, "split": row.get("split", "eval"), "accuracy": kept}
-        item["reward"] = row.get("reward")  # validation may choose by another reward than the outcome
+            update = 0 if when == "start" else int(number) if is_count(number) else updates
+        item = {"when": when, "update": update, "split": row.get("split", "eval"), "accuracy": _intervals(accuracy)}
+        item["reward"] = text_of(row.get("reward"))  # validation may choose by another reward than the outcome
         passes = row.get("pass_at_k")
         if isinstance(passes, Mapping):
-            item["pass_at_k"] = {str(k): cell for k, cell in passes.items() if _is_interval(cell) and str(k).isdigit()}
+            item["pass_at_k"] = _intervals(passes)
         found.append(item)
     return found
 
 
-def _is_interval(cell: Any) -> bool:
-    return isinstance(cell, Mapping) and _is_number(cell.get("value"))
+def interval_of(cell: Any) -> dict[str, Any] | None:
+    """The numbers of ``{value, low, high, n}``, the two ends together or not at all; None without a value."""
+    if not isinstance(cell, Mapping) or not _is_number(cell.get("value")):
+        return None
+    ends = ("low", "high") if all(_is_number(cell.get(name)) for name in ("low", "high")) else ()
+    return {name: cell[name] for name in ("value", *ends, "n") if _is_number(cell.get(name))}
+
+
+def text_of(value: Any) -> str | None:
+    """The value where it is a name."""
+    return value if isinstance(value, str) else None
+
+
+def _intervals(cells: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: interval_of(cell) for name, cell in cells.items() if is_count(name)}
+    return {name: cell for name, cell in found.items() if cell is not None}
 
 
 def _alarms(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -252,7 +311,7 @@ def _alarms(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         monitor, level, update = str(row.get("monitor", "")), str(row.get("level", "warn")), row.get("update")
-        if not isinstance(update, int):
+        if not is_whole(update):
             continue
         entry = found.setdefault(
             (monitor, level),

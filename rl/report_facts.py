@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl.report_data import RunData, at, flat
+from rl.report_data import RunData, at, flat, section
 
 # Where a run lies and what it is called is no difference between experiments.
 _NOT_COMPARED = {"name", "train.out"}
@@ -15,8 +15,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     recipe = run.recipe
     lora, seconds = at(recipe, "model.lora"), at(run.summary, "wall_seconds")
     size = at(recipe, "train.prompts_per_update"), at(recipe, "rollout.group_size")
-    optim = at(recipe, "optim") or {}
-    kl = at(recipe, "method.kl") or {}
+    optim, kl = section(recipe, "optim"), section(recipe, "method.kl")
     passes = at(recipe, "method.inner_passes")
     rows: list[tuple[str, str | None]] = [
         (
@@ -27,14 +26,20 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Held out", _split(at(recipe, "data.eval"))),
         ("Validation", _split(at(recipe, "data.validation"))),
         ("Rewards", _rewards(recipe)),
-        ("Method", at(recipe, "method.preset")),
+        ("Method", _words("", at(recipe, "method.preset"))),
         ("Estimator", _component(at(recipe, "method.estimator"))),
         ("Objective", _component(at(recipe, "method.objective"))),
         ("Advantage", _joined(at(recipe, "method.advantage"), _words("reduction", at(recipe, "method.reduction")))),
-        ("Reference", _component({"kind": kl["estimator"], **_without(kl, "estimator")}) if kl.get("beta") else None),
+        (
+            "Reference",
+            _component({"kind": kl.get("estimator", "KL"), **_without(kl, "estimator")}) if kl.get("beta") else None,
+        ),
         (
             "Batch",
-            _joined(f"{size[0]} prompts × {size[1]} rollouts", f"{passes} inner passes" if (passes or 1) > 1 else None)
+            _joined(
+                f"{size[0]} prompts × {size[1]} rollouts",
+                None if passes in (None, 1) else f"{said(passes)} inner passes",
+            )
             if all(size)
             else None,
         ),
@@ -59,7 +64,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
 
 def sampler_differences(recipe: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """``(key, in training, in evaluation)`` where the two samplers differ."""
-    training, evaluation = at(recipe, "rollout") or {}, at(recipe, "eval.sampler") or {}
+    training, evaluation = section(recipe, "rollout"), section(recipe, "eval.sampler")
     return [
         (key, training[key], evaluation[key])
         for key in _SAMPLER
@@ -140,7 +145,8 @@ def _split(split: Any) -> str | None:
 
 
 def _rewards(recipe: Mapping[str, Any]) -> str | None:
-    entries = [entry for entry in recipe.get("rewards") or [] if isinstance(entry, Mapping)]
+    listed = recipe.get("rewards")
+    entries = [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
     named = [f"{entry.get('name') or entry.get('fn')} × {said(entry.get('weight', 1))}" for entry in entries]
     outcome = recipe.get("outcome")
     return _joined(", ".join(named), f"accuracy is {outcome}" if outcome else None)

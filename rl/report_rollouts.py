@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rl.report_data import RunData, at, embedded, finite
+from rl.report_data import RunData, at, embedded, finite, is_count, is_whole, text_of
 
 MAX_FILES, MAX_ROWS = 100, 32  # files of updates per report, rollouts per file
 NEEDED = {"tokens", "token_texts", "reveal_step"}
+_PER_TOKEN = ("hint", "counted", "raw_logprob", "entropy", "token_advantage", "ratio")  # beside those
+_NUMBERS = ("prompt_id", "rollout_id", "group_id", "forwards", "reward", "outcome", "advantage")
 _COLUMNS = (
     *(
         "prompt_id",
@@ -97,7 +99,7 @@ def collect(run: RunData, tokens: Table, texts: Table, budget: int, files: int =
     for name in ("eval-start", "eval-end"):
         if (folder / f"{name}.parquet").is_file():
             shelf.put(folder / f"{name}.parquet", None, at(run.recipe, "eval.sampler.steps"), budget // 5)
-    paths = sorted(path for path in folder.glob("*.parquet") if path.stem.isdigit())
+    paths = sorted(path for path in folder.glob("*.parquet") if is_count(path.stem))
     taken = unread = 0
     for index in spread(len(paths)):
         if taken == files or (taken and shelf.budget <= 0):
@@ -136,6 +138,7 @@ def spread(count: int) -> Iterator[int]:
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """The rollouts of one file; empty where there are none that can be read (a file from elsewhere, or damaged)."""
     # Read here rather than by rl.samples, which loads torch: a report needs none, and only some of the columns.
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -144,16 +147,39 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
             if not set(names) >= NEEDED:
                 notes.append(f"{path.name} lacks the columns that the viewer needs")
                 return []
-            return finite(file.read(columns=[name for name in _COLUMNS if name in names]).to_pylist())
-    except (OSError, ValueError):  # pyarrow's own errors are subclasses of these
+            rows = finite(file.read(columns=[name for name in _COLUMNS if name in names]).to_pylist())
+    except (OSError, ValueError, OverflowError, pa.ArrowException):
         notes.append(f"{path.name} could not be read")
         return []
+    kept = [row for row in map(_checked, rows) if row is not None]
+    if len(kept) < len(rows):
+        notes.append(f"{path.name}: {len(rows) - len(kept)} of {len(rows)} rollouts could not be read and are left out")
+    return kept
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The row without what the viewer cannot show; None where its tokens do not go together."""
+    tokens, texts, reveal = row["tokens"], row["token_texts"], row["reveal_step"]
+    if not (_all(int, tokens) and _all(str, texts) and _all(int, reveal) and len(tokens) == len(texts) == len(reveal)):
+        return None
+    kept = {"tokens": tokens, "token_texts": texts, "reveal_step": reveal}
+    for name in _PER_TOKEN:
+        values: Any = row.get(name)
+        if _all((int, float, type(None)), values) and len(values) == len(tokens):
+            kept[name] = values
+    kept |= {name: row[name] for name in _NUMBERS if isinstance(row.get(name), (int, float))}
+    kept |= {name: row[name] for name in ("prompt", "finish_reason") if text_of(row.get(name)) is not None}
+    return kept | {name: row.get(name) for name in ("components", "extras")}
+
+
+def _all(kind: Any, values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _small(row: Mapping[str, Any], steps: Any, tokens: Table, texts: Table) -> dict[str, Any]:
     """One rollout. ``steps`` is T; positions revealed at T were never revealed."""
     reveal = row["reveal_step"]
-    last = steps if isinstance(steps, int) and steps > 0 else max(reveal, default=0) + 1
+    last = steps if is_whole(steps) and steps > 0 else max(reveal, default=0) + 1
     table = [tokens.add(pair) for pair in zip(row["tokens"], row["token_texts"], strict=True)]
     drawn = [0 <= step < last for step in reveal]
     small: dict[str, Any] = {
@@ -204,13 +230,12 @@ def _ranges(flags: Sequence[bool]) -> list[list[int]]:
 
 
 def _parsed(text: Any) -> Any:
-    """JSON in a column, or what stands there."""
-    if not isinstance(text, str):
-        return text
+    """JSON in a column, or what stands there: always names and values, as the viewer lists them."""
     try:
-        return _shortened(json.loads(text))
-    except ValueError:
-        return text
+        value = finite(json.loads(text)) if isinstance(text, str) else text
+    except (ValueError, RecursionError):
+        value = text
+    return _shortened(value if isinstance(value, Mapping) else {"value": value})
 
 
 def _shortened(value: Any) -> Any:
@@ -219,7 +244,9 @@ def _shortened(value: Any) -> Any:
         return {name: _shortened(item) for name, item in value.items()}
     if isinstance(value, float):
         return _short(value)
-    text = value if isinstance(value, (str, int, bool, type(None))) else json.dumps(value, ensure_ascii=False)
+    text = (
+        value if isinstance(value, (str, int, bool, type(None))) else json.dumps(value, ensure_ascii=False, default=str)
+    )
     return f"{text[:300]}…" if isinstance(text, str) and len(text) > 300 else text
 
 

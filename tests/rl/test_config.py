@@ -473,3 +473,12 @@ def test_a_sink_that_is_not_installed_is_said_before_the_run(monkeypatch):
     problem = only_problem({"track": {"sinks": ["wandb"]}})
     assert problem.key == "track.sinks"
     assert "unmask[track]" in (problem.remedy or "")
+
+
+@pytest.mark.parametrize("overrides", [["method.kl.beta=0.1"], ["method=espo", "method.kl.beta=0.1"]])
+def test_overrides_reach_into_a_method_given_by_name(overrides):
+    source = merged(GOOD, {"method": "diffu_grpo", "model": {"lora": {"r": 4}}})
+    method = load_recipe(source, overrides).method
+    assert (method.preset, method.kl.beta) == ("espo" if len(overrides) > 1 else "diffu_grpo", 0.1)
+    assert source["method"] == "diffu_grpo"
+    assert problems_of(source, ["method.kl.bata=0.1"])[0].nearest == "method.kl.beta"

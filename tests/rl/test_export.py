@@ -373,6 +373,30 @@ def test_other_peoples_files_are_left_alone(runs: dict[str, Path], tmp_path: Pat
     assert names == {"thesis.tex", "adapter_config.json", "adapter_model.safetensors", "README.md", MARKER}
 
 
+def test_nothing_is_written_into_a_run(runs: dict[str, Path], full_run: Path, tmp_path: Path) -> None:
+    run = runs["llada"]
+    newest = max((run / "checkpoints").glob("update-*"))
+    before = sorted(path.name for path in newest.iterdir())
+    (tmp_path / "link").symlink_to(run / "rollouts")
+    for place in (
+        newest,
+        newest / "new",
+        run / "rollouts",
+        run / "best" / "x",
+        tmp_path / "link",
+        full_run / "rollouts",
+    ):
+        with pytest.raises(CommandError, match=r"this is part of the run .*; name a folder outside it"):
+            export_run(run, place, ExportOptions(force=True), **QUIET)
+    assert sorted(path.name for path in newest.iterdir()) == before
+    # A folder of its own is nobody's, in a run or beside a recipe of the working folder.
+    (tmp_path / "recipe.yaml").write_text("")
+    for place in (run / "export", tmp_path / "model"):
+        export_run(run, place, ExportOptions(), **QUIET)
+        assert (place / MARKER).is_file()
+    shutil.rmtree(run / "export")
+
+
 def test_an_export_that_fails_leaves_the_earlier_one(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 import unmask
 from rl.cli import app
+from rl.config import RecipeErrors, Split, load_recipe
+from rl.data import DataError
 from rl.measure import measure
 from rl.progress import Reporter
 from rl.run import read_jsonl
@@ -109,3 +111,28 @@ def test_a_disk_that_refuses_the_file(home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CommandError, match="cannot be written"):
         write(found, tmp_path / "file" / "x.json")
+
+
+def test_python_and_the_command_need_the_same(home: Path, tmp_path: Path) -> None:
+    last = next(row for row in read_jsonl(home / "run" / "evaluations.jsonl") if row["when"] == "end")
+    wanted = {int(steps): cell for steps, cell in last["accuracy"].items()}
+    assert unmask.evaluate(home / "run") == wanted
+    stated = json.loads((home / "recipe.yaml").read_text())
+    del stated["data"]["train"]
+    assert unmask.evaluate(stated, home / "run") == wanted
+    gone = load_recipe(home / "recipe.yaml")
+    missing = gone.model_copy(
+        update={"data": gone.data.model_copy(update={"train": Split(path="/nowhere/rows.jsonl")})}
+    )
+    assert unmask.evaluate(missing, overrides=["eval.limit=4"])[4]["n"] == 4
+    with pytest.raises(DataError, match=r"names no evaluation data"):
+        unmask.evaluate(home / "run", overrides=["eval=null", "data.eval=null"])
+
+
+def test_sinks_need_not_be_installed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = json.loads((home / "recipe.yaml").read_text())
+    (home / "tracked.yaml").write_text(json.dumps({**stated, "track": {"sinks": ["wandb"]}}))
+    monkeypatch.setattr("rl.config_checks.missing", list)
+    with pytest.raises(RecipeErrors, match="wandb"):
+        load_recipe(home / "tracked.yaml")
+    assert measure(str(home / "tracked.yaml"), ["eval.n=0"], **QUIET).accuracy["4"]["n"] == len(ROWS)

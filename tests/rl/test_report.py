@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rl.config import load_recipe
+from rl.config_yaml import read_file, to_yaml
 from rl.health_config import HealthConfig
 from rl.recipes import recipe_names
 from rl.report import MAX_RUNS, ReportError, write_report
@@ -22,7 +25,7 @@ from rl.report_data import MAX_POINTS, embedded, read_run
 from rl.report_facts import facts, recipe_differences, sampler_differences
 from rl.report_panels import ALARM_METRICS
 from rl.report_rollouts import MAX_ROWS, spread
-from rl.samples import read_samples
+from rl.samples import read_samples, write_samples
 from tests.oracles.report_runs import write_lines, write_run
 
 ATTACK = "</script><script>hit=1</script><img src=x onerror=hit=1><!-- ${data} \u2028"
@@ -233,6 +236,110 @@ def test_timing_is_joined_by_update_and_rows_ahead_are_left_out(tmp_path):
     curves = read_run(tmp_path).curves
     assert curves["x"] == [0, 1, 2]
     assert curves["values"]["seconds/train"] == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rewards": 5}, "recipe.yaml: rewards could not be read and is left out"),
+        ({"rewards": "gsm8k.correct"}, "recipe.yaml: rewards could not be read and is left out"),
+        ({"rollout": 5, "optim": "fast"}, "recipe.yaml: rollout, optim could not be read and are left out"),
+        (
+            {key: [1] for key in ("model", "data", "rollout", "method", "optim", "train", "eval")},
+            "recipe.yaml: model, data",
+        ),
+        ({"eval": {"sampler": "greedy"}, "train": {"updates": [1]}}, None),
+        ({"method": {"inner_passes": "abc"}}, None),
+        ({"method": {"kl": {"beta": 1}}}, None),
+        ({"method": {"preset": ["raft"], "kl": 7, "estimator": 3}}, None),
+        ({"name": {"a": 1}, "outcome": [float("nan")], "rewards": [1, {"fn": 2}]}, None),
+    ],
+)
+def test_a_recipe_of_another_shape(copy, changes, said):
+    (copy / "recipe.yaml").write_text(to_yaml({**read_file(copy / "recipe.yaml").data, **changes}))
+    told = one(copy)
+    assert told["updates"] == 12
+    assert said is None or any(note.startswith(said) for note in told["notes"])
+
+
+def test_a_method_given_by_name(copy):
+    (copy / "recipe.yaml").write_text("method: diffu_grpo\n")
+    assert dict(facts(read_run(copy)))["Method"] == "diffu_grpo"
+
+
+@pytest.mark.parametrize(
+    "text", ["train: {updates: !!int x}", "a: !!bool 7", "a: !!timestamp x", "a: " + "9" * 5000, "[" * 5000, "\x00"]
+)
+def test_a_recipe_that_is_none(copy, text):
+    (copy / "recipe.yaml").write_text(text)
+    told = one(copy)
+    assert "recipe.yaml is not a readable recipe: nothing is known of the settings" in told["notes"]
+    assert told["recipe"] == text
+
+
+def test_numbers_that_no_run_measures_are_gaps(copy):
+    rows = [{"update": update, "loss": value} for update, value in enumerate((10**400, 1.7e308, -(10**400), 2, 3))]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write("[" * 100_000 + "\n" + '{"update": ' + "9" * 5000 + "}\n")
+    summary = {"wall_seconds": {"train": 10**400}, "gain": {"value": 10**400}, "best": {"value": 10**400}}
+    (copy / "summary.json").write_text(json.dumps({**summary, "outcome": 5}))
+    assert one(copy)["gain"] is None
+    read = read_run(copy)
+    assert read.curves["values"]["loss"] == [None, None, None, 2, 3]
+    assert "metrics.jsonl: 2 lines could not be read and are left out" in read.notes
+
+
+def test_rows_of_another_shape(copy):
+    cell = {"value": 0.5, "low": "x", "high": 0.6, "n": 4}
+    accuracy = {"4": cell, "\u00b2": cell, "8": 3}
+    write_lines(
+        copy / "timing.jsonl",
+        [{"update": [1], "seconds/train": 1.0}, *({"update": u, "seconds/train": 2.0} for u in (1, 2))],
+    )
+    write_lines(copy / "warm_start.jsonl", [{"step": [1], "loss": 1.0}, {"loss": 1.0}])
+    write_lines(copy / "health.jsonl", [{"update": True, "monitor": "x"}, {"update": {}, "monitor": []}])
+    write_lines(
+        copy / "evaluations.jsonl",
+        [{"when": "update \u00b2", "accuracy": accuracy, "pass_at_k": {"\u00b2": cell}, "reward": [1]}],
+    )
+    told = one(copy)
+    assert told["evaluations"] == [
+        {
+            "when": "update \u00b2",
+            "update": 12,
+            "split": "eval",
+            "reward": None,
+            "pass_at_k": {},
+            "accuracy": {"4": {"value": 0.5, "n": 4}},
+        }
+    ]
+    assert told["warm_start"]["x"] == told["alarms"] == []
+    assert told["curves"]["values"]["seconds/train"][:4] == [None, 2.0, 2.0, None]
+
+
+def test_rollouts_of_another_shape(copy):
+    path = copy / "rollouts" / "000005.parquet"
+    shutil.copyfile(path, copy / "rollouts" / f"{chr(0xB2) * 6}.parquet")
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["tokens"] = None
+    rows[1]["token_texts"] = rows[1]["token_texts"][:-1]
+    rows[2] |= {"raw_logprob": None, "entropy": [1.0], "hint": None, "counted": [None], "extras": '{"a": NaN}'}
+    rows[3] |= {"components": "[1, Infinity]", "extras": "[" * 100_000, "reward": None, "prompt": None}
+    rows[3]["reveal_step"][2] = None
+    rows.append({**rows[2], "extras": "5", "components": '{"deep": {"list": [1e400]}}'})
+    write_samples(path, [{name: row[name] for name in rows[0]} for row in rows])
+    pq.write_table(
+        pa.table({"tokens": [1], "token_texts": ["a"], "reveal_step": [None]}), path.with_name("000006.parquet")
+    )
+    told = one(copy)
+    sets = {found["update"]: found["rows"] for found in told["rollouts"]}
+    assert set(sets) == {None, *range(12)} - {6}
+    assert [row["extras"] for row in sets[5]] == [{"a": None}, {"value": 5}]
+    assert sets[5][1]["components"] == {"deep": {"list": "[null]"}}
+    assert {"logprob", "entropy", "uncounted"}.isdisjoint(sets[5][0])
+    assert "000005.parquet: 3 of 5 rollouts could not be read and are left out" in told["notes"]
+    assert "000006.parquet: 1 of 1 rollouts could not be read and are left out" in told["notes"]
 
 
 # --- what is drawn
