@@ -16,6 +16,7 @@ from rewards.load import Reward, RewardError, is_async, missing_columns
 # Columns that TRL keeps from reward functions: they arrive as `prompts`, `completions` and `completion_ids`.
 WITHHELD = frozenset({"prompt", "completion", "completion_ids"})
 _REPLAY_SECONDS = 10.0
+_WRITABLE_BITS = 14_000  # Python writes integers of up to 4300 digits
 
 
 class InfrastructureError(Exception):
@@ -67,8 +68,8 @@ def prepare(
         **given,
         **reward.kwargs,
         "trainer_state": trainer_state,
-        "log_extra": lambda column, values: extras[column].extend(values),
-        "log_metric": lambda name, value: metrics[name].append(value),
+        "log_extra": lambda column, values: extras[storable(column)].extend(map(storable, values)),
+        "log_metric": lambda name, value: metrics[storable(name)].append(value),
     }
     return Call(reward, arguments, extras, metrics)
 
@@ -154,6 +155,19 @@ def _as_list(reward: Reward, output: Any) -> list[Any]:
     return list(output)
 
 
+def storable(value: Any) -> Any:
+    """`value` as it can be written to a file: half characters (surrogates) and overlong integers in it replaced."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {storable(key): storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable(item) for item in value]
+    if isinstance(value, int) and value.bit_length() > _WRITABLE_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    return value
+
+
 # ------------------------------------------------------------------------------------------------------------- failures
 
 
@@ -166,7 +180,8 @@ def _failure(call: Call, error: BaseException) -> BaseException:
     if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
         hint = "\n  Reward functions receive every data column as a keyword: end the signature with **kwargs."
     return RewardError(
-        f"reward {call.reward.name} raised {type(error).__name__} on {where}: {error}{hint}\n{sample(call, row or 0)}"
+        f"reward {call.reward.name} raised {type(error).__name__} on {where}: {storable(str(error))}{hint}\n"
+        f"{sample(call, row or 0)}"
     )
 
 
@@ -207,5 +222,8 @@ def sample(call: Call, row: int) -> str:
 
 def shorten(value: Any, limit: int = 600) -> str:
     """The repr of `value` (so that whitespace shows) in about `limit` characters at most, the middle left out."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else f"{text[: limit * 2 // 3]} ... {text[-limit // 3 :]}"

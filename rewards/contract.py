@@ -13,12 +13,13 @@ apply to this row". It may be `async def`: such functions run together, after th
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewards.calls import WITHHELD, Call, InfrastructureError, prepare, run, sample, shorten
+from rewards.calls import WITHHELD, Call, InfrastructureError, prepare, run, sample, shorten, storable
 from rewards.load import FIXED_ARGUMENTS, Reward, RewardError, available, load_rewards, missing_columns
 
 __all__ = [
@@ -32,6 +33,13 @@ __all__ = [
     "load_rewards",
     "missing_columns",
 ]
+
+
+MAX_REASON_CHARS = 80
+# Hexadecimal ids and digits, but not what may be a status (HTTP 503): those are few.
+_CHANGING = re.compile(
+    r"\b(?=[a-f]*[0-9])[0-9a-f-]{8,}\b|\b(?![1-5][0-9]{2}\b)[0-9]+|(?<=[^\W0-9])[0-9]+", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ def _number(call: Call, row: int, value: Any) -> float | None:
     if not isinstance(value, (str, bytes)) and hasattr(value, "__float__"):
         try:
             number = float(value)
-        except (TypeError, ValueError, RuntimeError) as error:  # an array or tensor of several elements
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # an array or tensor of several elements
             raise _not_a_number(call, row, value) from error
         if math.isfinite(number):
             return number
@@ -155,8 +163,10 @@ def _not_a_number(call: Call, row: int, value: Any) -> RewardError:
 
 
 def _reason(reward: Reward, error: InfrastructureError) -> str:
-    first_line = str(error).strip().split("\n", 1)[0]
-    return f"reward {reward.name}: {first_line[:120] or 'infrastructure error'}"
+    """Why a row was dropped. It names a metric, so it is short, and what differs from request to request is left out."""
+    first_line = storable(str(error)).strip().split("\n", 1)[0]
+    alike = _CHANGING.sub("#", first_line[: 4 * MAX_REASON_CHARS])[:MAX_REASON_CHARS]
+    return f"reward {reward.name}: {alike or 'infrastructure error'}"
 
 
 def _total(rewards: Sequence[Reward], components: Mapping[str, Sequence[float | None]], row: int) -> float | None:
@@ -165,7 +175,14 @@ def _total(rewards: Sequence[Reward], components: Mapping[str, Sequence[float | 
         for reward in rewards
         if reward.weight and (score := components[reward.name][row]) is not None
     ]
-    return math.fsum(parts) if parts else None
+    if not parts:
+        return None
+    total = sum(parts)
+    if not math.isfinite(total):
+        raise RewardError(
+            f"the weighted rewards of row {row} add up to {total}: {parts}; lower the scores or the weights"
+        )
+    return math.fsum(parts)
 
 
 def _merged_metrics(calls: Sequence[Call]) -> dict[str, float]:
@@ -174,11 +191,18 @@ def _merged_metrics(calls: Sequence[Call]) -> dict[str, float]:
         for name, values in call.metrics.items():
             try:
                 merged[name].extend(map(float, values))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # as for scores
                 raise RewardError(
-                    f"reward {call.reward.name}: log_metric({name!r}, ...) needs a number, got {values}"
+                    f"reward {call.reward.name}: log_metric({name!r}, ...) needs a number, got {shorten(values)}"
                 ) from error
-    return {name: math.fsum(values) / len(values) for name, values in merged.items() if values}
+    return {name: _mean(values) for name, values in merged.items() if values}
+
+
+def _mean(values: Sequence[float]) -> float:
+    try:
+        return math.fsum(values) / len(values)
+    except (ValueError, OverflowError):  # infinities of both signs, or a sum that is too large
+        return sum(values) / len(values)
 
 
 def _merged_extras(calls: Sequence[Call], rows: int) -> dict[str, list[Any]]:

@@ -52,12 +52,15 @@ def correct(
     The answer is what the last `<answer>` tag holds (inside it the last `\boxed{}`, or its only `$...$`); without a
     tag, the last `\boxed{}`; without either there is none. All of it is read: `1 or 2`, `1, 2` and `\pm 2` are not 2.
     `10,000` = `10000`, `\frac{2}{4}` = `\frac12`, `2\sqrt3` = `\sqrt{12}`, `\text{(A)}` = `(A)`, `x = 5` = `5`,
-    `50\%` = `0.5`; decimals agree with fractions to six places.
+    `50\%` = `0.5`; decimals agree with fractions to six places. A base must be the gold answer's or be left out, times
+    such as `12:30` must read alike, and all numbers that an answer sets equal must be equal.
 
     Restating the question earns nothing, although its value is right: where the gold answer is a number, the answer
     must state a number (not `\binom{5}{2}`, `2+3` or `\sqrt{25}`), and so for lists, points and intervals of numbers;
-    a sum, integral or limit is no answer where the gold answer has none; and any other answer that stands in the prompt
-    word for word must read as the gold answer does. A gold answer that is no formula is compared as text.
+    a sum, integral, limit or function (`\tan`, `\log`) is no answer where the gold answer has none; and any other answer
+    that stands in the prompt word for word must read as the gold answer does. What remains is that another spelling of
+    the question with the operators of arithmetic only, `(x+1)(x+1)` for `x^2+2x+1`, is right. A gold answer of letters
+    only, two or more together, is words: compared as text, without regard to capitals or to the order of a list.
 
     seconds  processor time for reading and comparing one answer, and as much for its gold answer
     Logged: `math_runaway_answers`, the number of answers that used up time or memory; the column `math_answer`.
@@ -79,9 +82,11 @@ def correct(
             scores.append(InfrastructureError(_BAD_GOLD))
         else:
             found = found if found is not None and len(found) <= MAX_ANSWER_CHARS else None
-            scores.append(float(found is not None and _same_text(gold, found)))
-            if found is not None and not scores[row]:
-                open_rows.setdefault(_Question(gold, found, _squeezed(found) in prompt), []).append(row)
+            settled = found is not None and _settled(gold, found)
+            scores.append(float(settled is True))
+            if found is not None and settled is None:
+                asked_for = _Question(_digits_out(gold), _digits_out(found), _squeezed(found) in prompt)
+                open_rows.setdefault(asked_for, []).append(row)
     runaway = 0
     for rows, verdict in zip(open_rows.values(), _compare(list(open_rows), seconds), strict=True):
         runaway += len(rows) * (verdict is None)
@@ -163,8 +168,70 @@ def _golds(rows: int, answer: Sequence[Any] | None, solution: Sequence[Any] | No
 
 # ------------------------------------------------------------------------------------------------------------- comparing
 
-_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox|mathbf)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathit|mbox|mathbf)\s*\{([^{}]*)\}")
 _DRESS = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;:! ]|\$|(?<![0-9])\s+|\s+(?![0-9])")
+
+_WORDS = re.compile(r"[^\W\d_]|[\s,;()'’\".!?&]")  # one character of them
+_CLOCK = re.compile(r"(?<![0-9:])[0-9]{1,2}:[0-5][0-9](?![0-9:])")
+_SUBSCRIPT = re.compile(r"[0-9][A-Z]*[)}\s]*_(?:\{([^{}]*)\}|([^{}]))")  # of a number: its base
+_BASE_IN_WORDS = re.compile(r"\(?base-?([0-9]{1,2})\)?")
+_NUMERAL = re.compile(r"\(?([0-9A-Z]+)\)?(?:_\{?([0-9]{1,2})\}?)?")
+
+
+def _settled(gold: str, answer: str) -> bool | None:
+    """What the text alone decides about an answer; None: it has to be compared as mathematics.
+
+    math-verify knows no words (letters commute), no bases (it leaves subscripts of numbers out) and no times of day.
+    """
+    if _same_text(gold, answer):
+        return True
+    words = _words(gold)
+    if words is not None:
+        return words == _words(answer)
+    gold, answer = (_BASE_IN_WORDS.sub(r"_{\1}", _squeezed(_TEXT.sub(r"\1", text))) for text in (gold, answer))
+    if _CLOCK.findall(gold) != _CLOCK.findall(answer):
+        return False
+    numeral = _NUMERAL.fullmatch(gold)
+    if numeral and numeral[2]:
+        return _same_numeral(numeral[1], numeral[2], answer)
+    expected, bases = _bases(gold), _bases(answer)
+    allowed = bases in (expected, []) if expected else set(bases) <= {"10"}
+    return None if allowed else False
+
+
+def _words(text: str) -> list[str] | None:
+    """The parts of a list of words, sorted; None for anything else: a formula, or single letters."""
+    bare = _TEXT.sub(r"\1", text)
+    parts = re.split("[,;]", bare)
+    if not all(map(_WORDS.fullmatch, bare)) or all(sum(map(str.isalpha, part)) < 2 for part in parts):
+        return None
+    return sorted(_squeezed(part).casefold() for part in parts)
+
+
+def _bases(text: str) -> list[str]:
+    return [long or short for long, short in _SUBSCRIPT.findall(text)]
+
+
+def _same_numeral(digits: str, base: str, answer: str) -> bool:
+    """Whether an answer, squeezed, ends in this numeral, its base written or left out: `2516_8`, `1358_{10} = 2516_8`."""
+    *before, last = answer.split("=")
+    found = _NUMERAL.fullmatch(last)
+    if not found or found[1] != digits or found[2] not in (base, None):
+        return False
+    numerals = [numeral for member in before if (numeral := _NUMERAL.fullmatch(member)) and not member.isalpha()]
+    return all(_value(numeral[1], numeral[2]) == _value(digits, base) for numeral in numerals)
+
+
+def _value(digits: str, base: str | None) -> int | None:
+    try:
+        return int(digits, int(base or 10))
+    except ValueError:  # a digit too large for its base
+        return None
+
+
+def _digits_out(text: str) -> str:
+    r"""An answer with the numbers in `\text{}` taken out of it: math-verify leaves out all text, as it does units."""
+    return _TEXT.sub(lambda piece: piece[1] if re.search("[0-9]", piece[1]) else piece[0], text)
 
 
 def _same_text(gold: str, answer: str) -> bool:

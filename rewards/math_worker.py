@@ -6,11 +6,13 @@ verdict: `= right`, `= wrong`, `= unreadable` (the answer is no formula) or `= g
 
 Text of a policy can keep sympy busy for years and ask it for all memory. The kernel ends this process when a request
 has used its processor seconds, whatever Python is doing at the time, also when the parent is gone. Processor time, not
-wall time: a busy machine must not turn a right answer into a wrong one.
+wall time: a busy machine must not turn a right answer into a wrong one. On Linux it also ends the process at once when
+the parent dies.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import logging
@@ -23,6 +25,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 MEMORY_BYTES = 2 << 30
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # Commands of LaTeX that compute nothing: all that an answer may hold where the gold answer is made of numbers.
 _INERT = re.compile(
@@ -33,6 +36,7 @@ _INERT = re.compile(
 
 def main() -> None:
     """Serve requests until standard input ends."""
+    _die_with_parent()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries print to standard output; only replies may
     logging.disable(logging.CRITICAL)
@@ -72,8 +76,8 @@ def judge(gold: str, answer: str, echoed: bool, seconds: float, say: Callable[[s
         worked_out = plain and all(map(_INERT.fullmatch, re.findall(r"\\([A-Za-z]+)", answer)))
     else:
         copied = echoed and not (plain or isinstance(found, Symbol))
-        worked_out = not copied and (_has_work(expected) or not _has_work(found))
-    if not worked_out:
+        worked_out = not copied and not any(work(found) and not work(expected) for work in (_has_work, _has_functions))
+    if not worked_out or not _holds(found, answer):
         return "wrong"
     return "right" if verify(expected, found, timeout_seconds=None) else "wrong"
 
@@ -132,6 +136,31 @@ def _has_work(value: Any) -> bool:
     return bool(value.has(Sum, Product, Integral, Derivative, Limit))
 
 
+def _has_functions(value: Any) -> bool:
+    """Whether a parsed answer holds functions with a value to be found: sin, log, max and so on, not f, |x| or e^x."""
+    from sympy import Abs, Function, Max, Min, exp
+    from sympy.core.function import AppliedUndef
+
+    return any(not isinstance(found, (Abs, AppliedUndef, exp)) for found in value.atoms(Function, Max, Min))
+
+
+def _holds(value: Any, latex: str) -> bool:
+    """Whether the equations of a parsed answer can be true: 4 = 5 and x = 5 = 4 cannot, nor one that was not read."""
+    from math_verify import verify
+    from sympy import And, Eq, FiniteSet, Tuple
+    from sympy.core.function import AppliedUndef
+
+    if not _has_work(value) and len(re.findall("(?<![<>!])=", latex)) > len(value.atoms(Eq)):
+        return False  # of `(x = 4) = 5` math-verify reads the 5 only
+    for part in value.args if isinstance(value, (FiniteSet, Tuple)) else (value,):
+        equations = [part] if isinstance(part, Eq) else part.args if isinstance(part, And) else ()
+        sides = [side for equation in equations if isinstance(equation, Eq) for side in equation.args]
+        numbers = [side for side in sides if not (side.free_symbols or side.has(AppliedUndef))]  # f(3) is not known
+        if not all(verify(numbers[0], number, timeout_seconds=None) for number in numbers[1:]):
+            return False
+    return True
+
+
 def _say(replies: TextIO, line: str) -> None:
     replies.write(f"{line}\n")
     replies.flush()
@@ -141,6 +170,17 @@ def _budget(seconds: float) -> None:
     """From now on so much processor time, then the kernel ends the process; 0: no limit."""
     if hasattr(signal, "setitimer"):  # elsewhere the parent's wall clock is all there is
         signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this process when the thread that started it ends, which the pool keeps for its own life."""
+    if sys.platform != "linux":  # elsewhere the processor time of a request and the end of standard input must do
+        return
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before this was asked for
+        os._exit(1)
 
 
 def _limit_memory() -> None:

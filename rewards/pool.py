@@ -3,20 +3,24 @@
 A worker is a command that reads one request a line on standard input and answers in lines on standard output: `ready`
 once at its start (or `! why not`), then for each request any number of lines that say how far it is, and a last one
 that begins with `=`. Requests go to whichever worker is free. One that dies or keeps silent for too long costs its own
-request only; a new worker takes its place. No threads, and no process of the pool outlives the interpreter: they are
-killed at exit, and end by themselves when their standard input closes.
+request only; a new worker takes its place. No process of the pool outlives the interpreter: they are killed at exit,
+and end by themselves when their standard input closes. One that is busy does not see that; on Linux it can ask the kernel
+to be killed with its parent (PR_SET_PDEATHSIG). The kernel's parent is a thread, so all workers of a pool are started by
+one thread that lives as long as the interpreter.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import queue
 import selectors
 import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -68,6 +72,8 @@ class Pool:
         self._lost = 0
         self._lock = threading.Lock()
         self._owner = os.getpid()
+        self._orders: queue.SimpleQueue[Future[subprocess.Popen[bytes]]] = queue.SimpleQueue()
+        self._starter: threading.Thread | None = None
         atexit.register(self.close)
 
     def run(self, requests: Sequence[str], seconds: float) -> list[Reply]:
@@ -123,17 +129,35 @@ class Pool:
             starting += 1
 
     def _start(self) -> _Worker:
+        if self._starter is None:
+            self._starter = threading.Thread(target=self._start_ordered, name="unmask-workers", daemon=True)
+            self._starter.start()
+        self._orders.put(started := Future())
         try:
-            process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the run, not for them
-            )
+            # If Ctrl-C comes while this waits, the new worker's standard input is closed with its handle, and it ends.
+            process = started.result()
         except OSError as error:
             raise PoolError(f"{self.command[0]} cannot be started: {error}") from error
         return _Worker(process, time.monotonic() + START_SECONDS)
+
+    def _start_ordered(self) -> None:
+        """The thread that is the parent of all workers, a daemon: it ends with the interpreter and not before."""
+        while True:
+            started = self._orders.get()
+            try:
+                process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for the run, not for them
+                )
+            except BaseException as error:  # noqa: BLE001  raised again where it is waited for
+                started.set_exception(error)
+            else:
+                started.set_result(process)
+                del process
+            del started
 
     def _listen(self, replies: list[Reply | None]) -> None:
         """Wait until a worker says something, ends, or is out of time."""

@@ -1,6 +1,7 @@
 """Calling reward functions: combination, None, logging, async, infrastructure failures, and every error's message."""
 
 import asyncio
+import json
 import math
 import re
 import subprocess
@@ -220,6 +221,24 @@ def test_single_rows_can_be_dropped() -> None:
     assert grades.total == [1.0, None, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("request 81723 failed", "request # failed"),
+        ("request 7 failed after 12.5 s", "request # failed after #.# s"),
+        ("HTTP 503 from judge", "HTTP 503 from judge"),
+        ("no reply to req_8817", "no reply to req_#"),
+        ("id 550e8400-e29b-41d4-a716-446655440000 lost", "id # lost"),
+        ("x" * 500, "x" * 80),
+        ("half \ud800", "half \\ud#"),
+        ("", "infrastructure error"),
+    ],
+)
+def test_reasons_are_few_short_and_writable(said: str, reason: str) -> None:
+    dropped = run({"fn": constant(1, InfrastructureError(said), 0), "name": "r"}).dropped
+    assert dropped == [None, f"reward r: {reason}", None]
+
+
 def test_log_only_failures_drop_nothing() -> None:
     down = constant(*[InfrastructureError("down")] * 3)
     grades = run({"fn": constant(1, 1, 1), "name": "good"}, {"fn": down, "weight": 0, "name": "extra"})
@@ -296,6 +315,8 @@ def test_long_samples_are_shortened() -> None:
         ([1.0, [0.5], 0.0], r"returned \[0.5\] \(list\) for row 1"),
         ([1.0, np.array([1.0, 2.0]), 0.0], r"\(ndarray\) for row 1"),
         ([1.0, 1j, 0.0], r"returned 1j \(complex\) for row 1"),
+        ([1.0, 10**400, 0.0], r"returned 10+ .*\(int\) for row 1"),
+        ([1.0, 10**5000, 0.0], r"returned <int> \(int\) for row 1"),
     ],
 )
 def test_bad_outputs(output: Any, message: str) -> None:
@@ -325,6 +346,65 @@ def test_bad_logging() -> None:
         run(extra)
     with pytest.raises(RewardError, match=r"log_metric\('m', ...\) needs a number"):
         run(metric)
+
+
+@pytest.mark.parametrize("value", [10**400, pytest.param(10**5000, id="huge"), None, [1.0], np.array([1.0, 2.0])])
+def test_metrics_that_are_no_numbers(value: Any) -> None:
+    def metric(log_metric: Any, **kwargs: Any) -> list[float]:
+        log_metric("m", value)
+        return [0.0] * 3
+
+    with pytest.raises(RewardError, match=r"reward metric: log_metric\('m', ...\) needs a number"):
+        run(metric)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"), [([1e308, 1e308], math.inf), ([math.inf, -math.inf], math.nan), ([1.0, 2.0], 1.5)]
+)
+def test_means_of_extreme_metrics(values: list[float], mean: float) -> None:
+    def metric(log_metric: Any, **kwargs: Any) -> list[float]:
+        for value in values:
+            log_metric("m", value)
+        return [0.0] * 3
+
+    assert run(metric).metrics["m"] == pytest.approx(mean, nan_ok=True)
+
+
+def test_a_total_that_is_too_large() -> None:
+    with pytest.raises(RewardError, match="rewards of row 1 add up to inf"):
+        run(*({"fn": constant(0, 1e308, 0), "name": name} for name in "ab"))
+
+
+@pytest.mark.parametrize(
+    ("logged", "kept"),
+    [
+        ("a\ud800b", "a\\ud800b"),
+        (["\udfff", 1, None], ["\\udfff", 1, None]),
+        ({"k\ud800": ("v\ud800",)}, {"k\\ud800": ["v\\ud800"]}),
+        ("é ∑ 😀", "é ∑ 😀"),
+        ([10**5000], ["an integer of 16610 bits"]),
+        (True, True),
+    ],
+)
+def test_what_is_logged_can_be_written(logged: Any, kept: Any) -> None:
+    def chatty(log_extra: Any, log_metric: Any, **kwargs: Any) -> list[float]:
+        log_extra("c\ud800", [logged] * 3)
+        log_metric("m\ud800", 1)
+        return [0.0] * 3
+
+    grades = run(chatty)
+    assert grades.extras == {"c\\ud800": [kept] * 3}
+    assert grades.metrics == {"m\\ud800": 1.0}
+    json.dumps(grades.extras, ensure_ascii=False).encode()
+
+
+def test_an_error_with_half_a_character_can_be_printed() -> None:
+    def fails(**kwargs: Any) -> list[float]:
+        raise ValueError("\ud800")
+
+    with pytest.raises(RewardError) as caught:
+        run(fails)
+    str(caught.value).encode()
 
 
 def test_missing_column() -> None:

@@ -113,6 +113,32 @@ def test_gold(cell: Any, gold: str | None) -> None:
         (r"\text{June 20}", "June 20"),
         (r"\emptyset", r"\emptyset"),
         (r"1 \pm \sqrt{19}", r"1-\sqrt{19}, 1+\sqrt{19}"),
+        # bases and times
+        ("2516_8", "2516"),
+        ("2516_8", r"1358_{10} = 2516_8"),
+        ("2516_8", r"2516 \text{ base } 8"),
+        ("2A_{16}", "2A_16"),
+        ("11", "11_{10}"),
+        ("52_8, 40_9", "52_{8}, 40_{9}"),
+        ("12:30", r"12:30 \text{ p.m.}"),
+        ("3:4", "6:8"),
+        # equations that can be true
+        ("5", "f(3) = 5"),
+        ("5", "x = y = 5"),
+        (r"\frac12", r"x = \frac{1}{2} = 0.5"),
+        (r"3\sqrt2", r"d = \sqrt{18} = 3\sqrt{2}"),
+        ("x = 4", "4"),
+        ("4, 5", "x = 4, y = 5"),
+        # words
+        ("BCA", r"\text{bca}"),
+        (r"\text{east}", r"\textbf{East}"),
+        (r"\text{Monday, Friday}", "Friday, Monday"),
+        ("xy + 1", "yx + 1"),
+        ("45", r"4\text{5}"),
+        # the same formula in other words: docs/rewards.md says that it is right
+        ("x^2 + 2x + 1", "(x+1)(x+1)"),
+        (r"\tan x", r"\frac{\sin x}{\cos x}"),
+        (r"\log_2 3", r"\frac{\ln 3}{\ln 2}"),
     ],
 )
 def test_equal(gold: str, answer: str) -> None:
@@ -159,6 +185,39 @@ def test_equal(gold: str, answer: str) -> None:
         ("(3, 4)", "(1+2, 2^2)"),
         (r"\frac{\pi^2}{6}", r"\sum_{k=1}^\infty \frac{1}{k^2}"),
         ("e", r"\lim_{n \to \infty} (1 + 1/n)^n"),
+        (r"\sqrt3", r"\tan(\pi/3)"),
+        (r"\sqrt3", r"\max(1, \sqrt3)"),
+        (r"\frac{\pi}{4}", r"\arctan 1"),
+        (r"\frac{n(n-1)}{2}", r"\binom{n}{2}"),
+        # another base, another kind of number
+        ("2516_8", "2516_7"),
+        ("2516_8", "2516_{9}"),
+        ("2516_8", "1358_{10}"),
+        ("2516_8", "7 = 2516_8"),
+        ("11_2", "11_3"),
+        ("11", "11_2"),
+        ("2A_{16}", "2A_{15}"),
+        ("52_8, 40_9", "52_7, 40_9"),
+        ("12:30", "12/30"),
+        (r"\frac25", "12:30"),
+        # equations that cannot be true, or of which only a part is read
+        ("5", "4 = 5"),
+        ("5", "6 = 5"),
+        ("5", "1 = 2 = 3 = 4 = 5"),
+        ("5", "4 = x = 5"),
+        ("5", "2 + 2 = 5"),
+        ("x = 4", "x = 5 = 4"),
+        ("x = 4", "x = 5, x = 5 = 4"),
+        ("5", "(x = 4) = 5"),
+        # words: letters do not commute
+        (r"\text{east}", "seat"),
+        ("east", "seat"),
+        (r"\text{Evelyn}", "nylevE"),
+        ("BCA", "ABC"),
+        ("AB, CD", "AC, BD"),
+        ("4", r"4\text{5}"),
+        ("4", r"4\mbox{ 5}"),
+        ("4", r"4\mathrm{5}"),
     ],
 )
 def test_different(gold: str, answer: str) -> None:
@@ -372,3 +431,43 @@ def test_no_worker_outlives_a_run(when: str) -> None:
         os.kill(program.pid, signal.SIGKILL)
         program.communicate(timeout=30)
     assert gone(workers, 15)
+
+
+BUSY = r"""
+    import threading
+    from rewards.math import correct
+
+    golds = [r"\sqrt{2}", r"\sqrt{3}"]
+    halves = threading.Thread(target=lambda: correct([r"\boxed{0.5}", r"\boxed{0.25}"], answer=["1/2", "1/4"]))
+    halves.start()  # workers live longer than the thread that first asked for them
+    halves.join()
+    print("warm", flush=True)
+    input()
+    correct([r"\boxed{9^{9^{9^{9}}}}"] * 2, answer=golds, seconds=25.0)
+"""
+
+
+def test_busy_workers_die_with_a_killed_run() -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(BUSY)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert program.stdout is not None
+    assert program.stdin is not None
+    assert program.stdout.readline() == b"warm\n"
+    time.sleep(0.3)
+    workers = workers_of(program.pid)
+    assert workers
+    program.stdin.write(b"\n")
+    program.stdin.flush()
+    deadline = time.monotonic() + 20  # until they are all at work
+    before = [worker.cpu_times().user for worker in workers]
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        if all(w.cpu_times().user > b + 0.3 for w, b in zip(workers, before, strict=True)):
+            break
+    else:
+        pytest.fail("the workers do nothing")
+    os.kill(program.pid, signal.SIGKILL)
+    program.communicate(timeout=30)
+    # Elsewhere the processor time of the request, shared by all that runs on the machine, has to end them.
+    assert gone(workers, 3 if sys.platform == "linux" else 50)

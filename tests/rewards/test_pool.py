@@ -130,6 +130,16 @@ def test_threads_take_turns(pool: Pool) -> None:
     assert results == {number: [f"= {number}-{i}" for i in range(5)] for number in range(4)}
 
 
+def test_workers_are_children_of_a_thread_that_stays(pool: Pool) -> None:
+    """Linux tells a worker of its parent's death when the thread that started it ends."""
+    thread = threading.Thread(target=pool.run, args=(["a"], 10))
+    thread.start()
+    thread.join(20)
+    assert pool._starter is not None
+    assert pool._starter.is_alive()
+    assert pool._starter.daemon
+
+
 def test_an_interrupted_call_leaves_no_stale_reply(pool: Pool) -> None:
     pool.run(["a", "b"], 10)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
