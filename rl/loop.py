@@ -157,8 +157,9 @@ def _leave_if(interrupt: Interrupt, session: Session) -> None:
     at = f"update {progress.updates} of {recipe.train.updates}"
     if not progress.warmed:
         at = f"step {progress.sft_steps} of the warm start"
+    again = f"unmask {session.command} {shlex.quote(str(folder / 'recipe.yaml'))} --resume {shlex.quote(str(folder))}"
     raise RunInterrupted(
-        f"stopped at {at}, saved in {folder}. Continue with: --resume auto, or --resume {shlex.quote(str(folder))}"
+        f"stopped at {at}, saved in {folder}. Continue with the same command and --resume auto, or with: {again}"
     )
 
 

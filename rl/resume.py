@@ -96,7 +96,7 @@ def _run_folder(path: Path) -> Path:
 
 
 def differences(before: Any, now: Any, at: str = "") -> list[str]:
-    """Keys of a resolved recipe that differ, apart from those that may."""
+    """Keys of a resolved recipe that differ, apart from those that may, each with both values."""
     if at in FREE:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
@@ -106,7 +106,7 @@ def differences(before: Any, now: Any, at: str = "") -> list[str]:
             for key in keys
             for found in differences(before.get(key), now.get(key), f"{at}.{key}" if at else str(key))
         ]
-    return [] if before == now else [at]
+    return [] if before == now else [f"{at} ({before} then, {now} now)"]
 
 
 def global_streams() -> dict[str, Any]:
