@@ -123,9 +123,10 @@ def random_tokens(shape: Shape, *size: int, seed: int = 0) -> Tensor:
 # -- measuring -----------------------------------------------------------------------------------------------------
 
 
-def seconds(run: Callable[[], Any], device: str) -> float:
-    """Wall time of one call, the device's queue included."""
-    return _timed(run, device)[0]
+def own_seconds(run: Callable[[], Any], device: str) -> float:
+    """Seconds of one call: on the CPU those of this process, whatever else runs; on a GPU the wall's, its queue included."""
+    wall, cpu, _ = _timed(run, device)
+    return wall if device == "cuda" else cpu
 
 
 def _timed(run: Callable[[], T], device: str) -> tuple[float, float, T]:
@@ -171,6 +172,10 @@ class Side:
     seconds: float
     cpu_seconds: float
     peak: int
+
+    def own_seconds(self, device: str) -> float:
+        """What times at another depth are computed from."""
+        return self.seconds if device == "cuda" else self.cpu_seconds
 
 
 def in_turns(sides: Mapping[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, Side]:

@@ -8,8 +8,8 @@ the order). Theirs: ``benchmarks/published.py``. At temperature 0 the same text 
 from the same law with streams of their own. Cells with an end hold the end of the text at that share of the canvas, given to both sides:
 random weights never write one, trained ones do. Ours stops after the block that holds it, and the text up to there is compared.
 
-On the CPU the network has LLaDA-8B's width, MLP and head but one layer of its 32, so that a cell takes a minute; "32 layers" in the
-table is computed from the measured time of that layer. Resumable: a cell that stands in the output file is not run again.
+On the CPU the network has LLaDA-8B's width, MLP and head but one layer of its 32, so that a cell takes a minute; "at full depth" in
+the table is computed from the measured time of that layer. Resumable: a cell that stands in the output file is not run again.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def measure(setting: common.Setting, policy: Policy, cell: Cell) -> dict[str, An
             "forwards": forwards[name],
             "tokens_per_second": cell.rows * length / side["seconds"],
             "mfu": setting.utilisation(flops, side["seconds"]),
-            "seconds_all_layers": side["seconds"]
+            "seconds_all_layers": sides[name].own_seconds(setting.device)
             + forward * forwards[name] * (common.SHAPES[setting.shape_name].layers / layers - 1),
         }
     ratio = {
@@ -155,7 +155,7 @@ def trunk_seconds(policy: Policy, cell: Cell, width: int) -> float:
     last = torch.zeros_like(tokens, dtype=torch.bool)
     last[:, -1] = True
     policy(tokens, None, last)
-    return min(common.seconds(lambda: policy(tokens, None, last), policy.device.type) for _ in range(3)) / cell.rows
+    return min(common.own_seconds(lambda: policy(tokens, None, last), policy.device.type) for _ in range(3)) / cell.rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """Scoring and its gradient, ours against the straightforward published procedure, in one run and in turns.
 
-    .venv/bin/python benchmarks/scoring.py                                     # 2 CPU cores, about ten minutes
+    .venv/bin/python benchmarks/scoring.py                                     # 2 CPU cores, about twelve minutes
     .venv/bin/python benchmarks/scoring.py --device cuda --shape 8b            # one GPU, bfloat16
 
 One update on invented rollouts, without the optimizer: old log-probabilities, the clipped loss, and its gradient in a LoRA adapter (the
@@ -8,8 +8,8 @@ head is frozen, as in d1). Ours: ``Learner.score``, ``differentiate``, ``Learner
 first inner pass both run the trunk as often, so what differs is the head, the graph, and what is kept; on later passes ours runs it once
 more, for the cotangent. The same loss and gradient are asserted in every cell.
 
-On the CPU the network has LLaDA-8B's width, MLP and head but one layer of its 32, so that a cell takes a minute; "32 layers" in the
-table is computed from the measured time of that layer. Resumable: a cell that stands in the output file is not run again.
+On the CPU the network has LLaDA-8B's width, MLP and head but one layer of its 32, so that a cell takes a minute; "at full depth" in
+the table is computed from the measured time of that layer. Resumable: a cell that stands in the output file is not run again.
 """
 
 import argparse
@@ -224,7 +224,8 @@ def measure(setting: common.Setting, learner: Learner, cell: Cell) -> dict[str, 
         "memory": ours["peak_bytes"] / theirs["peak_bytes"],
         "time": ours["seconds"] / theirs["seconds"],
         "cpu_time": ours["cpu_seconds"] / theirs["cpu_seconds"],
-        "time_all_layers": (ours["seconds"] + deeper * (once + again)) / (theirs["seconds"] + deeper * once),
+        "time_all_layers": (sides["ours"].own_seconds(setting.device) + deeper * (once + again))
+        / (sides["published"].own_seconds(setting.device) + deeper * once),
         "distance": distance,
     }
     return {"ours": ours, "published": theirs, "ratio": ratio, "views": views, "scored": scored, "trunk": once}
@@ -272,8 +273,8 @@ def trunk_seconds(policy: Policy, micro_batch: int, length: int) -> tuple[float,
 
     forward()
     both()
-    alone = min(common.seconds(forward, policy.device.type) for _ in range(2))
-    together = min(common.seconds(both, policy.device.type) for _ in range(2))
+    alone = min(common.own_seconds(forward, policy.device.type) for _ in range(2))
+    together = min(common.own_seconds(both, policy.device.type) for _ in range(2))
     policy.zero_grad(set_to_none=True)
     return alone / micro_batch, (together - alone) / micro_batch
 
