@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rl import method
+from rl import presets
 from rl.config_checks import checks
 from rl.config_errors import COMMAND_LINE, Problem, RecipeErrors, listing, nearest
 from rl.config_explain import explain, models_at
@@ -220,12 +220,12 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         raw = {"preset": raw}
     if isinstance(raw, dict):
         preset = raw.get("preset")
-        if preset is not None and (not isinstance(preset, str) or preset not in method.PRESETS):
-            near = nearest(str(preset), method.PRESETS)
-            remedy = f"presets: {listing(list(method.PRESETS))}"
+        if preset is not None and (not isinstance(preset, str) or preset not in presets.PRESETS):
+            near = nearest(str(preset), presets.PRESETS)
+            remedy = f"presets: {listing(list(presets.PRESETS))}"
             problems.append(origin.problem("method.preset", f"there is no preset {preset!r}", near, remedy))
             raw = {key: value for key, value in raw.items() if key != "preset"}
-        data["method"] = method.resolve(raw)
+        data["method"] = presets.resolve(raw)
 
     inherited: set[Key] = set()
     evaluation, rollout = data.get("eval"), data.get("rollout")

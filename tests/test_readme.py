@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.method import PRESETS
+from rl.presets import PRESETS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -466,10 +466,10 @@ MUTATIONS = (
     Mutation("weights dropped", "rl/reduce.py", "0.0) * weight * scale", "0.0) * (weight > 0) * scale", REDUCE),
     Mutation("empty units counted", "rl/reduce.py", "torch.where(weight > 0,", "torch.where(weight >= 0,", REDUCE),
     # compositions
-    Mutation("group of one let through", "rl/method.py", "and group_size < 2", "and group_size < 1", METHOD),
+    Mutation("group of one let through", "rl/compatibility.py", "and group_size < 2", "and group_size < 1", METHOD),
     Mutation(
         "temperature zero let through",
-        "rl/method.py",
+        "rl/compatibility.py",
         "sampler.temperature == 0.0",
         "sampler.temperature < 0.0",
         METHOD,

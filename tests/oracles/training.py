@@ -10,7 +10,8 @@ from torch import Tensor
 from rl.config import OptimConfig
 from rl.learner import Learner
 from rl.masks import PlanKey
-from rl.method import PRESETS, Method
+from rl.method import Method
+from rl.presets import PRESETS
 from rl.scored import ScoredBatch
 from rollouts.models import LoraSpec, Policy, load_policy, save_policy
 from rollouts.spec import SamplerSpec

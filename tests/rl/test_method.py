@@ -7,8 +7,9 @@ import torch
 
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import PlanKey
-from rl.method import PRESETS, Method, forwards, resolve
+from rl.method import Method, forwards
 from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
+from rl.presets import PRESETS, resolve
 from rollouts.spec import SamplerSpec
 from tests.oracles.batches import sample
 from tests.oracles.tabular import TabularPolicy

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rl.masks import PlanKey
-from rl.method import PRESETS, Method
+from rl.method import Method
+from rl.presets import PRESETS
 from rl.reduce import row_scale
 from rl.scored import ScoredBatch
 from rl.step import differentiate, train_step

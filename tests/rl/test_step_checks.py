@@ -9,7 +9,8 @@ import torch
 
 from rl.learner import TrainingError
 from rl.masks import PlanKey
-from rl.method import PRESETS, Method
+from rl.method import Method
+from rl.presets import PRESETS
 from rl.step import FIRST_PASS_BOUND, differentiate, train_step
 from rollouts.models import Policy, load_policy
 from tests.oracles.training import (
