@@ -41,6 +41,10 @@ class Coupled(BaseEstimator):
     def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
         return masks.coupled(batch, key, self.low, self.high)
 
+    @property
+    def scored_once(self) -> bool:
+        return False
+
     def views_per_rollout(self, spec: SamplerSpec) -> int:
         return 3
 

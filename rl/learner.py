@@ -17,6 +17,9 @@ from rl.masks import MaskPlan
 from rollouts.law import Law
 from rollouts.trajectory import RolloutBatch
 
+# (which views, their values [n, S]) -> the cotangent of these values.
+Slope = Callable[[slice, Tensor], Tensor]
+
 
 class TrainingError(RuntimeError):
     """The run cannot go on; the message says what happened, where, and what to do."""
@@ -55,6 +58,20 @@ def lr_factor(schedule: str, warmup: int, total: int, floor: float) -> Callable[
         return 1.0
 
     return factor
+
+
+def micro_batches(row: Tensor, most: int) -> list[slice]:
+    """Slices of at most ``most`` adjacent views. The views of a row stay together unless they are more than that. row int ``[N]``."""
+    parts, low, high = [], 0, 0
+    for size in row.unique_consecutive(return_counts=True)[1].tolist():
+        if low < high and high + size - low > most:
+            parts.append(slice(low, high))
+            low = high
+        high += size
+        while high - low > most:
+            parts.append(slice(low, low + most))
+            low += most
+    return [*parts, slice(low, high)] if low < high else parts
 
 
 @dataclass
@@ -101,21 +118,26 @@ class Learner:
             values[part, : tokens.shape[1]] = self._forward(plan, part, tokens, attention, law)
         return values
 
-    def backward(self, batch: RolloutBatch, plan: MaskPlan, cotangent: Tensor, law: Law) -> Tensor:
+    def backward(self, batch: RolloutBatch, plan: MaskPlan, cotangent: Tensor | Slope, law: Law) -> Tensor:
         """Accumulate d(sum(values * cotangent)) in the gradients; returns the values ``[N, S]`` of this pass.
 
-        Micro-batches whose cotangent is zero are left out: they add exactly nothing. Their values are returned as NaN.
+        A cotangent that depends on the values of its own micro-batch alone may be given as a function of them; then nothing need be
+        scored beforehand. Of a tensor, micro-batches that are zero are left out: they add exactly nothing. Their values are returned
+        as NaN.
         """
-        values = torch.full((len(plan), batch.length), float("nan"), device=self.policy.device)
+        known = isinstance(cotangent, Tensor)
+        values = torch.full((len(plan), batch.length), float("nan") if known else 0.0, device=self.policy.device)
         self.policy.train()  # gradient checkpointing acts in train mode only; dropout was removed at load
         for part, tokens, attention in self._micro_batches(batch, plan):
-            slope = cotangent[part, : tokens.shape[1]]
-            if not slope.any():
+            width = tokens.shape[1]
+            if known and not cotangent[part].any():
                 continue
             scores = self._forward(plan, part, tokens, attention, law)
-            self.accelerator.backward((scores * slope).sum())
-            values[part, : tokens.shape[1]] = scores.detach()
-            self.work.backward += len(tokens)
+            values[part, :width] = scores.detach()
+            slope = cotangent[part] if isinstance(cotangent, Tensor) else cotangent(part, values[part])
+            if slope.any():
+                self.accelerator.backward((scores * slope[:, :width]).sum())
+                self.work.backward += len(tokens)
         return values
 
     def step(self) -> dict[str, float]:
@@ -245,8 +267,7 @@ class Learner:
     def _micro_batches(self, batch: RolloutBatch, plan: MaskPlan) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Slices of views with their rows' tokens and attention, cut to the longest row of the slice."""
         attention = batch.attention_mask
-        for low in range(0, len(plan), self.micro_batch):
-            part = slice(low, min(low + self.micro_batch, len(plan)))
+        for part in micro_batches(plan.row, self.micro_batch):
             rows = plan.row[part]
             real = attention[rows]
             width = int(real.sum(1).max())

@@ -62,6 +62,11 @@ class BaseEstimator(BaseModel):
         """Positions that count as this estimator's tokens, bool ``[B, S]``, by the batch alone."""
         return batch.loss_mask
 
+    @property
+    def scored_once(self) -> bool:
+        """Each unit's value hangs on a single view."""
+        return self.unit != "sequence"
+
     def unit_count(self, batch: RolloutBatch) -> Tensor:
         """Units of each row by the batch's own masks, int ``[B]``: what reductions divide by."""
         tokens = self.tokens(batch)

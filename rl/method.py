@@ -59,6 +59,11 @@ class Method(BaseModel):
         """``(key, message with remedy)`` for every combination that has no meaning; empty if sound."""
         return problems(self, sampler, group_size)
 
+    def one_forward(self, views: int, micro_batch: int) -> bool:
+        """The derivative of a unit depends on the scores of one micro-batch alone, so that the forward with gradient is the only one a
+        pass needs. views: of a row, at most."""
+        return not self.objective.couples_groups and (self.estimator.scored_once or views <= micro_batch)
+
     @property
     def on_policy(self) -> bool:
         """One pass and no reference, under an objective and an estimator whose derivative at new = old does not depend on the scores: the
@@ -81,19 +86,24 @@ class Method(BaseModel):
         return self.kl.beta > 0.0 or self.objective.couples_groups
 
 
-def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int) -> dict[str, int]:
+def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int, micro_batch: int) -> dict[str, int]:
     """Forwards of one row each for one update, at most (early stops and groups without signal save some).
 
-    rollout: denoising; old, reference: scoring without gradient; train: scoring with gradient (count a backward as two more).
+    rollout: denoising; old, reference: scoring without gradient; train: scoring with gradient (count a backward as two more). micro_batch:
+    views that the learner scores together.
     """
-    rows = prompts * group_size
-    views = rows * method.estimator.views_per_rollout(sampler) * method.inner_passes
+    rows, passes, each = prompts * group_size, method.inner_passes, method.estimator.views_per_rollout(sampler)
+    views = rows * each
+    if method.one_forward(each, micro_batch):
+        old = (passes - 1) * views  # the first pass is its own
+    else:  # and once more in later passes, for the coupling
+        old = 0 if method.on_policy else (2 * passes - 1) * views
     return {
         "rollout": rows * sampler.steps,
-        "old": 0 if method.on_policy else views,
-        "reference": views if method.needs_reference else 0,
-        "train": views,
-        "views_per_pass": views // method.inner_passes,
+        "old": old,
+        "reference": passes * views if method.needs_reference else 0,
+        "train": passes * views,
+        "views_per_pass": views,
     }
 
 

@@ -132,7 +132,7 @@ def plan(recipe: Recipe, network: Network, prompts: PromptSet, command: str = "t
     if command == "sft":
         return lines
     sampler, group, count = recipe.rollout.sampler, recipe.rollout.group_size, recipe.train.prompts_per_update
-    cost = forwards(recipe.method, sampler, group, count)
+    cost = forwards(recipe.method, sampler, group, count, recipe.train.micro_batch)
     total = cost["rollout"] + cost["old"] + cost["reference"] + cost["train"]
     views = cost["views_per_pass"]
     scored = views * _scored_rows_per_view(recipe)

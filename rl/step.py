@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rl.learner import Learner, TrainingError
+from rl.learner import Learner, Slope, TrainingError
 from rl.likelihood import Estimate
 from rl.masks import MaskPlan, PlanKey
 from rl.method import Method
@@ -99,27 +99,33 @@ def train_step(
 
     passes = method.inner_passes
     plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number, passes)) for number in range(passes)]
-    shortcut = method.on_policy and step > 0
-    if shortcut:
-        # New equals old and nothing else is compared with it, so the derivative is known without the values: any will do.
-        olds = [torch.zeros(len(plan), work.rollouts.length, device=learner.policy.device) for plan in plans]
-    else:
-        olds = [learner.score(work.rollouts, plan, law) for plan in plans]
+    views = max((int(plan.row.bincount().max()) for plan in plans if len(plan)), default=0)
+    once = method.one_forward(views, learner.micro_batch)
+    # On the first pass new equals old. At the start of a run it is scored beforehand all the same, to assert that.
+    known = step > 0 and (once or method.on_policy)
+    olds = [
+        None if known and number == 0 else learner.score(work.rollouts, plan, law) for number, plan in enumerate(plans)
+    ]
     references: list[Tensor | None] = [None] * len(plans)
     if method.needs_reference:
         with learner.reference():
             references = [learner.score(work.rollouts, plan, law) for plan in plans]
 
     for number, (plan, old, reference) in enumerate(zip(plans, olds, references, strict=True)):
-        values = old if number == 0 else learner.score(work.rollouts, plan, law)
-        result = differentiate(method, work, plan, values, old, reference, scale)
-        fresh = learner.backward(work.rollouts, plan, result.cotangent, law)
-        if shortcut:  # only now are the values known, and with them the loss
-            values = fresh
-            known = torch.where(torch.isnan(fresh), 0.0, fresh)
-            result = differentiate(method, work, plan, known, known, None, scale)
+        before = old if number == 0 else None
+        if once:
+            slope = _slope(method, work, plan, old, reference, scale)
         else:
-            _check_forward_twice(metrics, method, learner, values, fresh, plan)
+            if old is None:  # the derivative is known without the scores: any will do
+                some = torch.zeros(len(plan), work.rollouts.length, device=learner.policy.device)
+            else:
+                some = before = old if number == 0 else learner.score(work.rollouts, plan, law)
+            slope = differentiate(method, work, plan, some, some if old is None else old, reference, scale).cotangent
+        fresh = learner.backward(work.rollouts, plan, slope, law)
+        if before is not None:
+            _check_forward_twice(metrics, method, learner, before, fresh, plan)
+        values = torch.where(torch.isnan(fresh), 0.0, fresh) if before is None else before
+        result = differentiate(method, work, plan, values, values if old is None else old, reference, scale)
         if number == 0:
             _compare_with_sampler(metrics, method, work, plan, values)
         _log_pass(metrics, method, work, result, values, plan)
@@ -127,6 +133,24 @@ def train_step(
             watch(picked, result.new, result.old)
         metrics.add({name: (value, 1) for name, value in learner.step().items()}, prefix="optim/")
     return metrics
+
+
+def _slope(
+    method: Method,
+    work: ScoredBatch,
+    plan: MaskPlan,
+    old: Tensor | None,
+    reference: Tensor | None,
+    scale: Tensor,
+) -> Slope:
+    """The cotangent of some of a plan's views from their own scores; old: None where these are it."""
+
+    def slope(part: slice, values: Tensor) -> Tensor:
+        before = values if old is None else old[part]
+        anchor = None if reference is None else reference[part]
+        return differentiate(method, work, plan.views(part), values, before, anchor, scale).cotangent
+
+    return slope
 
 
 def _check_forward_twice(

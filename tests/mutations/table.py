@@ -508,10 +508,26 @@ MUTATIONS = (
     Mutation(
         "values not refreshed",
         "rl/step.py",
-        "values = old if number == 0 else learner.score(work.rollouts, plan, law)",
-        "values = old",
+        "some = before = old if number == 0 else learner.score(work.rollouts, plan, law)",
+        "some = before = old",
         STEP,
     ),
+    Mutation("old of the first micro-batch", "rl/step.py", "else old[part]", "else old[: len(values)]", STEP),
+    Mutation(
+        "one forward where groups are coupled",
+        "rl/method.py",
+        "return not self.objective.couples_groups and (",
+        "return (",
+        STEP,
+    ),
+    Mutation(
+        "one forward of rows in parts",
+        "rl/method.py",
+        "self.estimator.scored_once or views <= micro_batch",
+        "True",
+        STEP,
+    ),
+    Mutation("rows cut anywhere", "rl/learner.py", "high + size - low > most", "high - low >= most", LEARNER),
     Mutation(
         "reference without swap",
         "rl/step.py",
@@ -532,11 +548,17 @@ MUTATIONS = (
     Mutation(
         "cotangent of the wrong micro-batch",
         "rl/learner.py",
-        "slope = cotangent[part, : tokens.shape[1]]",
-        "slope = cotangent[: len(tokens), : tokens.shape[1]]",
+        "slope = cotangent[part] if",
+        "slope = cotangent[: len(tokens)] if",
         STEP,
     ),
-    Mutation("gradient sign", "rl/learner.py", "(scores * slope).sum()", "-(scores * slope).sum()", STEP),
+    Mutation(
+        "gradient sign",
+        "rl/learner.py",
+        "(scores * slope[:, :width]).sum()",
+        "-(scores * slope[:, :width]).sum()",
+        STEP,
+    ),
     Mutation(
         "width of the first row", "rl/learner.py", "width = int(real.sum(1).max())", "width = int(real.sum(1)[0])", STEP
     ),

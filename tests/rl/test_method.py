@@ -86,10 +86,14 @@ def test_presets_of_trajectories_are_the_published_choices() -> None:
 
 def test_what_a_method_asks_of_the_step() -> None:
     """No reference and no scores beforehand where nothing needs them."""
-    cost = {name: forwards(method(preset=name), PUBLISHED, 4, 1) for name in ("dmpo", "bgpo", "wd1")}
-    assert cost["dmpo"]["reference"] == cost["dmpo"]["old"] == cost["dmpo"]["train"] == 4 * 4 * 8
+    cost = {name: forwards(method(preset=name), PUBLISHED, 4, 1, 8) for name in ("dmpo", "bgpo", "wd1")}
+    # DMPO's weights couple the rows of a group: all passes are scored, and all but the first once more before their gradient.
+    assert (cost["dmpo"]["reference"], cost["dmpo"]["train"]) == (4 * 4 * 8, 4 * 4 * 8)
+    assert cost["dmpo"]["old"] == 4 * 4 * (8 + 7)
     assert (cost["bgpo"]["reference"], cost["bgpo"]["old"], cost["bgpo"]["train"]) == (0, 0, 4 * 16)
-    assert cost["wd1"]["reference"] == 0
+    assert (cost["wd1"]["reference"], cost["wd1"]["old"], cost["wd1"]["train"]) == (0, 4 * 11, 4 * 12)
+    espo = {size: forwards(method(preset="espo"), PUBLISHED, 4, 1, size)["old"] for size in (3, 4)}
+    assert espo == {3: 4 * 4 * (8 + 7), 4: 4 * 4 * 7}  # a row's four views in one micro-batch, or not
     assert not method(preset="dmpo", inner_passes=1).on_policy
     assert method(preset="bgpo").on_policy
     assert method(preset="wd1", inner_passes=1).on_policy
@@ -189,13 +193,13 @@ def test_forwards_are_an_upper_bound_on_what_the_plans_ask_for() -> None:
     batch = sample(policy, [(0, 1)] * 6, SAMPLER)
     for raw in ({}, {"preset": "diffu_grpo"}, {"preset": "raft"}, {"estimator": {"sample_steps": 2}}):
         value = method(**raw)
-        budget = forwards(value, SAMPLER, 3, 2)
+        budget = forwards(value, SAMPLER, 3, 2, 8)
         views = sum(len(value.estimator.plan(batch, PlanKey(0, 0, p))) for p in range(value.inner_passes))
         assert views <= budget["train"]
         assert budget["views_per_pass"] * value.inner_passes == budget["train"]
         assert int(batch.forwards.sum()) <= budget["rollout"] == 24
         assert budget["reference"] == (budget["train"] if value.kl.beta else 0)
-    assert forwards(method(preset="diffu_grpo"), SAMPLER, 3, 2)["train"] == 72
+    assert forwards(method(preset="diffu_grpo"), SAMPLER, 3, 2, 8)["train"] == 72
 
 
 def test_a_plan_is_data_new_old_and_reference_share_it() -> None:
