@@ -28,10 +28,17 @@ def problems(method: "Method", sampler: SamplerSpec, group_size: int) -> list[tu
     if isinstance(method.objective, Raft) and method.kl.beta > 0:
         found.append(("kl.beta", "objective raft has no reference term; set kl.beta: 0"))
     if isinstance(method.estimator, Trajectory):
-        found += _trajectory_problems(method.estimator, sampler)
+        found += _trajectory_problems(method.estimator, sampler, method.exact_kl)
     if method.estimator.law == "sampler" and sampler.temperature == 0.0:
         found.append(
             ("estimator.law", "at temperature 0 the sampler's law has no gradient; use rollout.temperature > 0")
+        )
+    if method.exact_kl and method.estimator.law == "sampler" and sampler.top_p < 1.0:
+        found.append(
+            (
+                "kl.estimator",
+                "under rollout.top_p the two laws have different supports and no finite divergence; use kl.estimator: k2",
+            )
         )
     found += _objective_problems(method)
     if (
@@ -76,6 +83,13 @@ def _objective_problems(method: "Method") -> list[tuple[str, str]]:
                 "k2_sum is of a sequence's sum, per token; use unit: sequence with length_normalized: true, or k2",
             )
         )
+    if method.exact_kl and not estimator.linear:
+        found.append(
+            (
+                "kl.estimator",
+                f"exact is of each position, and {estimator.kind} is no sum over positions; use kl.estimator: k2",
+            )
+        )
     if isinstance(objective, Clipped) and estimator.unit == "draw":
         found.append(
             (
@@ -86,7 +100,7 @@ def _objective_problems(method: "Method") -> list[tuple[str, str]]:
     return found
 
 
-def _trajectory_problems(estimator: Trajectory, sampler: SamplerSpec) -> list[tuple[str, str]]:
+def _trajectory_problems(estimator: Trajectory, sampler: SamplerSpec, exact: bool) -> list[tuple[str, str]]:
     found = []
     if estimator.segments is not None and estimator.sample_steps is not None:
         found.append(("estimator.sample_steps", "segments and sample_steps exclude each other; keep one of them"))
@@ -98,6 +112,10 @@ def _trajectory_problems(estimator: Trajectory, sampler: SamplerSpec) -> list[tu
             )
     if not estimator.order:
         return found
+    if exact:
+        found.append(
+            ("kl.estimator", "exact is of tokens, and the order is no token; with order: true use kl.estimator: k2")
+        )
     if estimator.unit == "token":
         found.append(
             (

@@ -6,6 +6,7 @@ estimates (slot 4). Neither knows the objective, the model or the loop.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -194,18 +195,38 @@ class Elbo(BaseEstimator, Noise):
         return Estimate(value, (length > 0).to(value).expand_as(value) / count)
 
 
-def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: Law) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """The reference at a plan's scored positions. states ``[R, d]``, row-major; logits: its head, ``[r, d] -> [r, V]``, no gradient."""
+
+    states: Tensor
+    logits: Callable[[Tensor], Tensor]
+
+
+def view_states(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor) -> Tensor:
+    """States ``[R, d]`` at the positions of ``plan.rows_scored``, row-major. tokens int64, attention bool ``[N, S]``."""
+    inputs = torch.where(plan.masked, policy.mask_id, tokens).to(policy.device)
+    return distinct_forward(policy, inputs, attention.to(policy.device), plan.rows_scored.to(policy.device))
+
+
+def score_views(
+    policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: Law, anchor: Anchor | None = None
+) -> Tensor:
     """Log-probabilities of a plan's scored positions, float32 ``[N, S]``, 0 elsewhere. Differentiable where autograd is on.
 
     tokens int64, attention bool ``[N, S]``: the rows of the views (not of the batch). Logits exist for the scored positions only, a
-    bounded number of rows at a time, and outlive neither pass.
+    bounded number of rows at a time, and outlive neither pass. With an anchor ``[N, S, 2]``: the second number of a position is the
+    exact divergence KL(policy || reference) of its law.
     """
     device = policy.device
     need = plan.rows_scored.to(device)
-    inputs = torch.where(plan.masked, policy.mask_id, tokens).to(device)
-    states = distinct_forward(policy, inputs, attention.to(device), need)
+    states = view_states(policy, plan, tokens, attention)
     target = tokens.to(device)[need]
-    if plan.order is None:
+    if anchor is not None:
+        score, size = partial(_with_kl, anchor.logits), SLICE_ROWS
+        rows = row_chunks(len(states), policy.vocab_size)
+        chunks = [(states[part], target[part], anchor.states[part]) for part in rows]
+    elif plan.order is None:
         score, size = _token_logprobs, SLICE_ROWS
         chunks = [(states[rows], target[rows]) for rows in row_chunks(len(states), policy.vocab_size)]
     else:  # the views of a chunk are whole: what the order hangs on is seen in one run of the head
@@ -220,12 +241,13 @@ def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: 
     with_gradient = torch.is_grad_enabled()
     frozen = with_gradient and states.requires_grad and law.temperature > 0.0
     # A head without trainable weights passes the gradient on to the states, and its logits are needed for nothing else.
-    frozen = frozen and not policy.logits(states[:0].detach()).requires_grad
+    frozen = frozen and anchor is None and not policy.logits(states[:0].detach()).requires_grad
 
     def run(rows: Tensor, *columns: Tensor) -> Tensor:
         return score(policy.logits(rows), law, *columns)
 
-    values = [states.sum(1).float()] if not chunks else []
+    nothing = states.sum(1).float()
+    values = [] if chunks else [nothing if anchor is None else torch.stack([nothing, nothing], 1)]
     for chunk in chunks:
         if frozen:
             values.append(_RowSlopes.apply(policy, score, law, size, *chunk))
@@ -233,12 +255,19 @@ def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: 
             values.append(checkpoint(run, *chunk, use_reentrant=False))
         else:
             values.append(run(*chunk))
-    return torch.zeros(need.shape, device=device).index_put(need.nonzero(as_tuple=True), torch.cat(values))
+    found = torch.cat(values)
+    return torch.zeros(*need.shape, *found.shape[1:], device=device).index_put(need.nonzero(as_tuple=True), found)
 
 
 def _token_logprobs(logits: Tensor, law: Law, ids: Tensor) -> Tensor:
     """log q(token) ``[R]``."""
     return laws.log_q(logits, law, drawn=ids).gather(1, ids[:, None]).squeeze(1)
+
+
+def _with_kl(reference: Callable[[Tensor], Tensor], logits: Tensor, law: Law, ids: Tensor, states: Tensor) -> Tensor:
+    """(log q(token), sum_v q(v) (log q(v) - log q_ref(v))), float32 ``[R, 2]``. states ``[R, d]``: the reference's."""
+    logq = laws.log_q(logits, law)
+    return torch.stack([logq.gather(1, ids[:, None]).squeeze(1), laws.kl(logq, laws.log_q(reference(states), law))], 1)
 
 
 def _with_order(logits: Tensor, law: Law, ids: Tensor, need: Tensor, scored: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ class Kl(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     beta: float = Field(default=0.0, ge=0.0, description="weight; 0 builds no reference")
-    estimator: Literal["k2", "k3", "k2_sum"] = Field(
-        default="k3", description="k2, k3 per unit; k2_sum: k2 of a sequence's sum, per token (ESPO)"
+    estimator: Literal["k2", "k3", "k2_sum", "exact"] = Field(
+        default="k3",
+        description="k2, k3 per unit; k2_sum: k2 of a sequence's sum, per token (ESPO); exact: over the vocabulary, per position",
     )
     reference: Literal["base", "start", "moving"] = Field(
         default="start",
@@ -74,6 +75,11 @@ class Method(BaseModel):
             and self.objective.known_on_policy
             and self.estimator.linear
         )
+
+    @property
+    def exact_kl(self) -> bool:
+        """The KL term is summed over the vocabulary, not estimated from the drawn token."""
+        return self.kl.beta > 0.0 and self.kl.estimator == "exact"
 
     @property
     def needs_reference(self) -> bool:

@@ -30,6 +30,7 @@ REDUCE = "tests/rl/test_reduce.py"
 METHOD = "tests/rl/test_method.py"
 STEP = "tests/rl/test_step.py"
 LEARNER = "tests/rl/test_learner.py"
+EXACT_KL = "tests/rl/test_exact_kl.py"
 SFT = "tests/rl/test_sft.py"
 EVALUATE = "tests/rl/test_evaluate.py"
 EXPORT = "tests/rl/test_export.py"
@@ -526,6 +527,34 @@ MUTATIONS = (
         "self.estimator.scored_once or views <= micro_batch",
         "True",
         STEP,
+    ),
+    Mutation(
+        "KL turned round",
+        "rollouts/law.py",
+        "(logq.exp() * (logq.masked_fill(out, 0.0) - logr",
+        "(logr.exp() * (logq.masked_fill(out, 0.0) - logr",
+        EXACT_KL,
+    ),
+    Mutation(
+        "exact KL without beta",
+        "rl/step.py",
+        "distance = reduce(leaf[..., 1]).value",
+        "distance = reduce(leaf[..., 1]).value / method.kl.beta",
+        EXACT_KL,
+    ),
+    Mutation(
+        "anchor of the policy itself",
+        "rl/learner.py",
+        "with self.reference():\n            for part",
+        "if True:\n            for part",
+        EXACT_KL,
+    ),
+    Mutation(
+        "head of the policy itself",
+        "rl/learner.py",
+        "with self.reference():\n            return self",
+        "if True:\n            return self",
+        EXACT_KL,
     ),
     Mutation("rows cut anywhere", "rl/learner.py", "high + size - low > most", "high - low >= most", LEARNER),
     Mutation(
