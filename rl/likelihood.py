@@ -244,7 +244,11 @@ def score_views(
     frozen = frozen and anchor is None and not policy.logits(states[:0].detach()).requires_grad
 
     def run(rows: Tensor, *columns: Tensor) -> Tensor:
-        return score(policy.logits(rows), law, *columns)
+        logits = policy.logits(rows)
+        if with_gradient:
+            return score(logits, law, *columns)
+        parts = zip(*(column.split(size) for column in (logits, *columns)), strict=True)
+        return torch.cat([score(part[0], law, *part[1:]) for part in parts])
 
     nothing = states.sum(1).float()
     values = [] if chunks else [nothing if anchor is None else torch.stack([nothing, nothing], 1)]

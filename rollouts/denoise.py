@@ -18,9 +18,9 @@ from rollouts.schedule import fixed_quota
 from rollouts.select import keep_top, log_mass_below, position_score, random_choice_logprob, threshold
 from rollouts.spec import SamplerSpec
 
-# Logits of one chunk of rows: about this many float32 numbers (64 MB), whatever the vocabulary. Fewer rows would leave a matrix
-# kernel idle (a GPU reads LLaDA's whole head for each chunk), more would only take memory.
-CHUNK_NUMBERS = 16 * 1024 * 1024
+# Logits of one chunk of rows: about this many float32 numbers (128 MB, 265 rows of LLaDA's), whatever the vocabulary. Fewer rows would
+# leave a matrix kernel idle (LLaDA's whole head, 2 GB in float32, is read for each chunk), more would only take memory.
+CHUNK_NUMBERS = 32 * 1024 * 1024
 
 
 @dataclass(eq=False)

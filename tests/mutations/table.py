@@ -509,11 +509,11 @@ MUTATIONS = (
     Mutation(
         "values not refreshed",
         "rl/step.py",
-        "some = before = old if number == 0 else learner.score(work.rollouts, plan, law)",
-        "some = before = old",
+        "before = learner.score(work.rollouts, plan, law, anchors) if before is None else before",
+        "before = old if before is None else before",
         STEP,
     ),
-    Mutation("old of the first micro-batch", "rl/step.py", "else old[part]", "else old[: len(values)]", STEP),
+    Mutation("old of the first micro-batch", "rl/step.py", "else whole[part]", "else whole[: len(values)]", STEP),
     Mutation(
         "one forward where groups are coupled",
         "rl/method.py",

@@ -1,7 +1,6 @@
 """The KL term summed over the vocabulary: its value, its gradient, that chunks and micro-batches do not show, and what is refused."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
