@@ -9,6 +9,7 @@ from torch import Tensor
 from rewards.contract import Grades, Reward, TrainerState, grade
 from rl.metrics import Metrics, nan_mean
 from rl.scored import ScoredBatch
+from rollouts.hints import failed_groups
 from rollouts.trajectory import RolloutBatch
 
 if TYPE_CHECKING:
@@ -68,16 +69,20 @@ def grade_rollouts(
     return batch, grades
 
 
-def reward_metrics(metrics: Metrics, batch: ScoredBatch, grades: Grades, eos_ids: Sequence[int]) -> None:
-    """Outcome, rewards and what tells a healthy batch from a dead one."""
-    metrics.add({"outcome": nan_mean(batch.outcome), "reward": nan_mean(batch.reward)})
-    for name, values in batch.components.items():
+def sample_metrics(metrics: Metrics, own: ScoredBatch) -> None:
+    """Outcome and rewards of what the policy drew by itself: hints, replaced and left-out rollouts do not change them."""
+    metrics.add({"outcome": nan_mean(own.outcome), "reward": nan_mean(own.reward)})
+    for name, values in own.components.items():
         metrics.add({f"reward/{name}": nan_mean(values)})
         seen = values[~torch.isnan(values)]
         if len(seen):
             metrics.set(f"reward/{name}/std", float(seen.std(correction=0)))
-    for name, value in grades.metrics.items():
-        metrics.set(f"user/{name}", value)
+    group = own.rollouts.group_id
+    metrics.add({"failed_groups": (len(failed_groups(group, own.outcome)), len(group.unique()))})
+
+
+def batch_metrics(metrics: Metrics, batch: ScoredBatch, eos_ids: Sequence[int]) -> None:
+    """What tells a healthy batch from a dead one."""
     group = batch.rollouts.group_id
     flat = [bool((batch.reward[group == g] == batch.reward[group == g][0]).all()) for g in group.unique()]
     metrics.add({"zero_signal_groups": (sum(flat), len(flat))})
@@ -94,3 +99,5 @@ def reward_metrics(metrics: Metrics, batch: ScoredBatch, grades: Grades, eos_ids
     metrics.mean("entropy", batch.rollouts.entropy, batch.rollouts.drawn_mask)
     for reason, count in batch.dropped.items():
         metrics.set(f"dropped/{reason}", count)
+    if batch.rollouts.hint_mask.any():
+        metrics.mean("hinted", batch.rollouts.hint_mask.any(1))

@@ -108,12 +108,21 @@ class MeanField(BaseEstimator):
     prompt_mask_prob: float = Field(
         default=0.15, ge=0.0, lt=1.0, description="probability of masking each prompt token"
     )
+    hints: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="share of a row's hints, those of highest entropy, trained on as if sampled (IGPO); null: hints are shown",
+    )
     unit: Literal["token", "sequence"] = "token"
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "raw"
 
     def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
-        return masks.mean_field(batch, key, self.prompt_mask_prob)
+        return masks.mean_field(batch, key, self.prompt_mask_prob, self.hints)
+
+    def tokens(self, batch: RolloutBatch) -> Tensor:
+        return batch.loss_mask if self.hints is None else batch.loss_mask | masks.trained_hints(batch, self.hints)
 
     def views_per_rollout(self, spec: SamplerSpec) -> int:
         return 1

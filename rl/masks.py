@@ -89,26 +89,47 @@ def _canvas(batch: RolloutBatch) -> Tensor:
     return batch.canvas_mask & ~batch.hint_mask
 
 
-def mean_field(batch: RolloutBatch, key: PlanKey, prompt_mask_prob: float = 0.0) -> MaskPlan:
+def trained_hints(batch: RolloutBatch, share: float) -> Tensor:
+    """The hints that are trained on as if they had been sampled: in each row the ``share`` of its hints with the highest ``entropy``,
+    rounded down, one at least unless the share is 0; ties by position (IGPO's entropy filter, arXiv 2509.10396). bool ``[B, S]``.
+
+    Hints after the end of the text do not count.
+    """
+    place = torch.arange(batch.length)
+    text = batch.hint_mask.clone()
+    if batch.sampler_spec.eos == "first":
+        end = torch.where(batch.loss_mask, place, -1).amax(1, keepdim=True)  # the EOS, where one was drawn
+        text &= batch.truncated.unsqueeze(1) | (place < end)
+    keep = (share * text.sum(1) + 1e-6).long().clamp(min=1 if share > 0 else 0)
+    order = batch.entropy.masked_fill(~text, float("-inf")).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, place.expand_as(order))
+    return text & (rank < keep.unsqueeze(1))
+
+
+def mean_field(
+    batch: RolloutBatch, key: PlanKey, prompt_mask_prob: float = 0.0, hints: float | None = None
+) -> MaskPlan:
     """One view per rollout: the whole canvas masked, each prompt token masked with a probability (d1, arXiv 2504.12216, sec. 3.2).
 
     Scores ``loss_mask``. Canvas positions after EOS stay masked, so the length of the answer is not given away.
+    hints: None shows them, as the sampler did; a share masks them, too, and scores ``trained_hints``.
     """
-    masked = _canvas(batch).clone()
+    masked = (_canvas(batch) if hints is None else batch.canvas_mask).clone()
+    scored = batch.loss_mask if hints is None else batch.loss_mask | trained_hints(batch, hints)
     if prompt_mask_prob > 0.0:
         for row, rollout in enumerate(batch.rollout_id.tolist()):
             places = batch.prompt_mask[row].nonzero().squeeze(1)
             hit = key.stream(rollout).random(len(places)) < prompt_mask_prob
             masked[row, places[torch.from_numpy(hit)]] = True
     rows = torch.arange(len(batch))
-    keep = batch.loss_mask.any(1)  # a row with nothing to score needs no view
+    keep = scored.any(1)  # a row with nothing to score needs no view
     plan = MaskPlan(
         row=rows,
         step=torch.full_like(rows, -1),
         draw=torch.zeros_like(rows),
         masked=masked,
-        scored=batch.loss_mask,
-        weight=batch.loss_mask.float(),
+        scored=scored,
+        weight=scored.float(),
     )
     return plan.views(keep)
 

@@ -77,6 +77,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kl": {"beta": 0.0},
         "inner_passes": 1,
     },
+    # with rollout.strategy inpaint
+    "igpo": {
+        "estimator": {"kind": "mean_field", "prompt_mask_prob": 0.0, "hints": 0.2, "unit": "sequence"},
+        "objective": {"kind": "clipped", "epsilon_low": 0.2, "epsilon_high": 0.2},
+        "advantage": "group_centered",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.01, "estimator": "k3", "reference": "base"},
+        "inner_passes": 4,
+    },
     "wd1": {
         "estimator": {
             "kind": "mean_field",

@@ -59,6 +59,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
     clock: dict[str, float] = field(default_factory=dict)  # since the last row of timing.jsonl
+    inside: float = 0.0  # seconds of the timed parts within the one that is running
     reported: float = 0.0  # when the report was last written
     sft_state: Saved | None = None  # a checkpoint of the warm start that is yet to be taken up
 
@@ -362,9 +363,10 @@ class Session:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, before, self.inside = time.perf_counter(), self.inside, 0.0
         yield
-        spent = time.perf_counter() - start
+        whole = time.perf_counter() - start
+        spent, self.inside = whole - self.inside, before + whole  # a part within another counts once
         self.progress.seconds[name] = self.progress.seconds.get(name, 0.0) + spent
         key = f"seconds/{name}"
         self.clock[key] = self.clock.get(key, 0.0) + spent

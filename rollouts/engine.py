@@ -28,6 +28,7 @@ def generate(
     on_rows: Callable[[int], None] | None = None,
     on_step: Callable[[Record, int], None] | None = None,
     first_rollout: int = 0,
+    recorded: bool = False,
 ) -> RolloutBatch:
     """Denoise one canvas per prompt.
 
@@ -35,7 +36,8 @@ def generate(
     neighbours.
     max_rows: rows per call (one group per call under ``deterministic``). pad_to: prompt positions every call is padded to;
     default the longest prompt of each call. on_rows is told how many rows each call finished; on_step sees the record of the
-    call at hand after each of its steps.
+    call at hand after each of its steps. recorded: keep the answer predicted at each step (``x0_pred``, ``confidence``); what is
+    sampled is the same.
     """
     batches = []
     for low in range(0, len(prompts), max_rows):
@@ -50,7 +52,8 @@ def generate(
         )
         rollout_ids = torch.arange(first_rollout + part.start, first_rollout + part.stop)
         streams = [stream(seed, purpose, step, i) for i in rollout_ids.tolist()]
-        record = denoise(policy, canvas, spec, streams, on_step)
+        beside = [stream(seed, Purpose.RECORD, step, i) for i in rollout_ids.tolist()] if recorded else None
+        record = denoise(policy, canvas, spec, streams, on_step, beside)
         batches.append(
             _finish(
                 policy,
@@ -89,6 +92,8 @@ def _finish(policy, canvas: Canvas, record: Record, spec: SamplerSpec, **identit
         entropy=record.entropy.cpu(),
         select_logprob=record.select_logprob.cpu(),
         forwards=record.forwards.cpu(),
+        x0_pred=None if record.x0_pred is None else record.x0_pred.cpu(),
+        confidence=None if record.confidence is None else record.confidence.cpu(),
         texts=tuple(
             decode(row[keep].tolist(), skip_special_tokens=True) for row, keep in zip(tokens, text, strict=True)
         ),

@@ -59,6 +59,13 @@ def naive_scores(policy, batch: RolloutBatch, plan: MaskPlan, law: Law) -> dict[
 
 def _tokens(method: Method, batch: RolloutBatch, row: int) -> list[int]:
     """Positions that count as the estimator's tokens in a row."""
+    share = getattr(method.estimator, "hints", None)
+    if share is not None:
+        own = batch.loss_mask[row].nonzero().flatten().tolist()
+        end = own[-1] if batch.finish_reason[row] == "eos" else batch.length
+        hints = [place for place in batch.hint_mask[row].nonzero().flatten().tolist() if place < end]
+        hints.sort(key=lambda place: (-float(batch.entropy[row, place]), place))
+        return sorted(own + hints[: max(1, math.floor(share * len(hints)))])
     if method.estimator.kind != "trajectory":
         return batch.loss_mask[row].nonzero().flatten().tolist()
     canvas = (batch.canvas_mask[row] & ~batch.hint_mask[row]).nonzero().flatten().tolist()

@@ -13,6 +13,7 @@ from rl.masks import PlanKey
 from rl.method import Method
 from rl.presets import PRESETS
 from rl.scored import ScoredBatch
+from rollouts.hints import with_hint_entropy
 from rollouts.models import LoraSpec, Policy, load_policy, save_policy
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import sample_groups
@@ -27,6 +28,7 @@ Weights = list[Tensor]
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "mean field, token": {"kind": "mean_field", "prompt_mask_prob": 0.3},
+    "mean field, hints": {"kind": "mean_field", "prompt_mask_prob": 0.3, "unit": "token", "hints": 0.5},
     "mean field, sequence": {"kind": "mean_field", "unit": "sequence", "law": "sampler"},
     "every step, token": {"kind": "trajectory"},
     "every step, raw": {"kind": "trajectory", "law": "raw"},
@@ -128,13 +130,33 @@ def restore(parameters: Sequence[Tensor], weights: Weights) -> None:
         parameter.copy_(value)
 
 
+# Canvas offset -> token, of two in three rows.
+HINTS = ({0: 5, 2: 6, 5: 7}, {}, {1: 4, 3: 2, 4: 8, 7: 9})
+
+
 def make_batch(
-    policy: Policy, spec: SamplerSpec = SPEC, *, seed: int = 8, binary: bool = False, group_size: int = 3
+    policy: Policy,
+    spec: SamplerSpec = SPEC,
+    *,
+    seed: int = 8,
+    binary: bool = False,
+    group_size: int = 3,
+    hinted: bool = False,
 ) -> ScoredBatch:
     """Rollouts with invented rewards and advantages; every third row has no advantage. binary: 0/1, as raft wants them."""
+    count = len(PROMPTS) * group_size
     rollouts = sample_groups(
-        policy, PROMPTS, spec, group_size=group_size, prompt_ids=range(len(PROMPTS)), seed=seed, step=0
+        policy,
+        PROMPTS,
+        spec,
+        group_size=group_size,
+        prompt_ids=range(len(PROMPTS)),
+        seed=seed,
+        step=0,
+        hints=[HINTS[i % len(HINTS)] for i in range(count)] if hinted else None,
     )
+    if hinted:
+        rollouts = with_hint_entropy(policy, rollouts)
     generator = torch.Generator().manual_seed(seed)
     advantage = torch.randn(len(rollouts), generator=generator)
     advantage[::3] = 0.0
@@ -222,7 +244,8 @@ def preset_of(name: str, *, passes: int = 2, steps: int = 4) -> Method:
 
 
 def batch_for(policy: Policy, method: Method, spec: SamplerSpec = SPEC) -> ScoredBatch:
-    return make_batch(policy, spec, binary=method.advantage == "verified")
+    hinted = getattr(method.estimator, "hints", None) is not None
+    return make_batch(policy, spec, binary=method.advantage == "verified", hinted=hinted)
 
 
 def prepared(policy: Policy, method: Method, **options: Any) -> tuple[Learner, Recorder, Weights | None]:
