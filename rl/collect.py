@@ -10,10 +10,11 @@ from torch import Tensor
 from rewards.contract import TrainerState
 from rl.advantages import advantages
 from rl.data import Prompt, batches
-from rl.grading import batch_metrics, grade_rollouts, sample_metrics
+from rl.grading import answer_metrics, batch_metrics, grade_answers, grade_rollouts, sample_metrics
 from rl.metrics import Metrics
 from rl.scored import ScoredBatch
-from rollouts.strategies import Inpaint
+from rollouts.engine import step_answers
+from rollouts.strategies import Inpaint, Recorded
 from rollouts.strategy import Request
 from rollouts.streams import Purpose
 from rollouts.trajectory import RolloutBatch
@@ -28,26 +29,28 @@ class Grader:
     """Grades the rollouts of one update as they come, each once, and finds them again by their ids. Strategies call it."""
 
     def __init__(self, session: "Session", update: int) -> None:
-        self.session, self.update = session, update
+        self.session = session
+        self.prompts = {prompt.prompt_id: prompt for prompt in session.setup.train.prompts}  # type: ignore[union-attr]
+        self.state = TrainerState(global_step=update, max_steps=session.setup.recipe.train.updates)
         self.count = 0  # rollouts graded; their ids are 0..count-1
         self.parts: list[ScoredBatch] = []
         self.extras: dict[str, list[Any]] = {}
         self.user: dict[str, list[tuple[float, int]]] = {}  # what rewards logged by name: value, rows
         self.drawn = 0  # tokens
+        self.ungraded: dict[str, int] = {}  # rollouts without rewards for their recorded answers: reason -> count
 
     def __call__(self, rollouts: RolloutBatch) -> Tensor:
         """Outcome f32 ``[B]``, NaN where there is none."""
         session, setup, count = self.session, self.session.setup, len(rollouts)
-        known = {prompt.prompt_id: prompt for prompt in setup.train.prompts}  # type: ignore[union-attr]
         with session.timed("reward"):
             batch, grades = grade_rollouts(
                 rollouts,
-                known,
+                self.prompts,
                 setup.rewards,
                 setup.outcome,
                 eos_ids=setup.policy.eos_ids,
                 prefill=setup.prefill,
-                state=TrainerState(global_step=self.update, max_steps=setup.recipe.train.updates),
+                state=self.state,
             )
         for name, seconds in grades.seconds.items():
             key = f"seconds/reward/{name}"
@@ -65,6 +68,17 @@ class Grader:
         place = {rollout: i for i, rollout in enumerate(rollouts.rollout_id.tolist())}
         outcome[[place[one] for one in batch.rollouts.rollout_id.tolist()]] = batch.outcome
         return outcome
+
+    def answers(self, batch: ScoredBatch) -> ScoredBatch:
+        """The batch with the rewards of its recorded answers."""
+        setup = self.session.setup
+        with self.session.timed("reward"):
+            found = step_answers(setup.policy, batch.rollouts)
+            graded = grade_answers(batch, found, self.prompts, setup.rewards, prefill=setup.prefill, state=self.state)
+        for reason, count in graded.dropped.items():
+            if count > batch.dropped.get(reason, 0):
+                self.ungraded[reason] = self.ungraded.get(reason, 0) + count - batch.dropped.get(reason, 0)
+        return graded
 
     def all(self) -> ScoredBatch:
         """Everything that could be graded."""
@@ -92,10 +106,12 @@ def collect(session: "Session", update: int, metrics: Metrics) -> tuple[ScoredBa
         if not prompts:
             break
         part = grader.of(_draw(session, update, prompts, grader, groups))
+        if isinstance(recipe.rollout.strategy, Recorded) and len(part):
+            part = grader.answers(part)
         asked, groups = [*asked, *prompts], groups + len(prompts)
         if len(part):
             part = part.with_advantage(
-                advantages(recipe.method.advantage, part.reward, part.outcome, part.rollouts.group_id)
+                advantages(recipe.method.advantage, part.reward, part.outcome, part.rollouts.group_id, part.step_reward)
             )
         taken.append(part)
         if dynamic is None:
@@ -103,11 +119,12 @@ def collect(session: "Session", update: int, metrics: Metrics) -> tuple[ScoredBa
         wanted -= len(part.rollouts.group_id.unique()) - len(silent_groups(part))
     batch = ScoredBatch.concat([part for part in taken if len(part)] or taken[:1])
     whole = grader.all()
-    batch = replace(batch, dropped=dict(whole.dropped))
+    batch = replace(batch, dropped={**whole.dropped, **grader.ungraded})
     session.clock["tokens_per_second"] = grader.drawn / session.clock["seconds/rollout"]
     own = whole.rows((~whole.rollouts.hint_mask.any(1)).nonzero().squeeze(1))
     sample_metrics(metrics, own)
     batch_metrics(metrics, batch, setup.policy.eos_ids)
+    answer_metrics(metrics, batch)
     for name, values in grader.user.items():
         metrics.set(f"user/{name}", _merged(name, values))
     if dynamic is not None and len(batch):

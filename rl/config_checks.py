@@ -195,6 +195,12 @@ def _strategy(recipe: Recipe) -> Iterator[Check]:
             f"trains on hints, and rollout.strategy {strategy.kind} gives none",
             "set rollout.strategy: {kind: inpaint}, or hints: null",
         )
+    if recipe.method.advantage == "stepwise" and not isinstance(strategy, Recorded):
+        yield Check(
+            ("method.advantage", "rollout.strategy"),
+            f"stepwise takes the rewards of recorded answers, and rollout.strategy {strategy.kind} records none",
+            "set rollout.strategy: {kind: recorded}, or another advantage",
+        )
     if isinstance(strategy, Recorded) and rollout.selection != "confidence":
         yield Check(
             ("rollout.selection", "rollout.strategy"),

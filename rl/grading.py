@@ -1,6 +1,7 @@
 """From finished rollouts to a ``ScoredBatch``: texts to the reward functions, their scores back as tensors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,6 +68,49 @@ def grade_rollouts(
         batch = batch.without(drop, reason)
         reasons = [now for now in reasons if now != reason]
     return batch, grades
+
+
+def grade_answers(
+    batch: ScoredBatch,
+    answers: Sequence[tuple[int, int, str, list[int]]],
+    prompts: Mapping[int, "Prompt"],
+    rewards: Sequence[Reward],
+    *,
+    prefill: str,
+    state: TrainerState,
+) -> ScoredBatch:
+    """The batch with ``step_reward``: the weighted sum of rewards of each recorded answer (row, step, text, ids). Equal answers to one
+    prompt are graded once. Rows with an answer that could not be graded are dropped and counted."""
+    ids = batch.rollouts.prompt_id.tolist()
+    keys = [(ids[row], tuple(tokens)) for row, _, _, tokens in answers]
+    place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    first = dict(zip(reversed(keys), reversed(answers), strict=True))
+    rows = [prompts[key[0]] for key in place]
+    grades = grade(
+        [reward for reward in rewards if reward.weight],
+        prompts=[prompt.raw for prompt in rows],
+        completions=[completion_of(prompt, first[key][2], prefill) for prompt, key in zip(rows, place, strict=True)],
+        completion_ids=[first[key][3] for key in place],
+        columns=columns_of(rows),
+        trainer_state=state,
+    )
+    totals = _tensor(grades.total)
+    reward = torch.full(batch.rollouts.select_logprob.shape, float("nan"))
+    failed = torch.zeros(len(batch), dtype=torch.bool)
+    for (row, step, *_), key in zip(answers, keys, strict=True):
+        reward[row, step] = totals[place[key]]
+        failed[row] |= bool(totals[place[key]].isnan())
+    return replace(batch, step_reward=reward).without(failed, "a recorded answer could not be graded")
+
+
+def answer_metrics(metrics: Metrics, batch: ScoredBatch) -> None:
+    """Of recorded answers. backslide: rollouts of which some answer on the way earned more than the last one (MDPO)."""
+    if batch.step_reward is None or not len(batch):
+        return
+    seen = ~batch.step_reward.isnan()
+    best = torch.where(seen, batch.step_reward, float("-inf")).amax(1)
+    metrics.mean("backslide", best > batch.reward)
+    metrics.mean("step_reward", batch.step_reward, seen)
 
 
 def sample_metrics(metrics: Metrics, own: ScoredBatch) -> None:

@@ -24,7 +24,7 @@ from rollouts.select import log_mass_below, threshold
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 
-Unit = Literal["token", "step", "draw", "sequence"]
+Unit = Literal["token", "step", "draw", "sequence", "action"]
 
 # Rows of logits whose gradient is formed at a time: on the CPU such arrays stay below what malloc would map afresh each time.
 SLICE_ROWS = 32
@@ -32,10 +32,14 @@ SLICE_ROWS = 32
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Likelihood estimates. value f32 [R,U]; weight f32 [R,U]: 0 where there is no unit, else 1 / inclusion probability."""
+    """Likelihood estimates. value f32 [R,U]; weight f32 [R,U]: 0 where there is no unit, else 1 / inclusion probability.
+
+    factor f32 [R,U] or None: what some objectives multiply their surrogate by.
+    """
 
     value: Tensor
     weight: Tensor
+    factor: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -74,6 +78,22 @@ class BaseEstimator(BaseModel):
     def views_per_rollout(self, spec: SamplerSpec) -> int:
         """Views of one rollout, at most."""
         raise NotImplementedError
+
+    def plan_of(self, batch: RolloutBatch, advantage: Tensor, key: PlanKey) -> MaskPlan:
+        """The plan of a batch with these advantages; they matter to estimators that choose by them."""
+        return self.plan(batch, key)  # type: ignore[attr-defined]
+
+    def on_units(self, advantage: Tensor, plan: MaskPlan, batch: RolloutBatch, shape: torch.Size) -> Tensor:
+        """Advantages of rows ``[B]`` or of their steps ``[B,T]`` as those of units, ``[R,U]``."""
+        if advantage.dim() == 1:
+            return advantage.unsqueeze(1).expand(shape)
+        if self.unit == "step":
+            return advantage
+        if self.unit == "token":
+            step = batch.reveal_step.to(advantage.device)
+            inside = (step >= 0) & (step < batch.steps)
+            return torch.where(inside, advantage.gather(1, step.clamp(0, batch.steps - 1)), 0.0)
+        raise ValueError(f"a unit {self.unit} belongs to no step of its own, and the advantages are those of steps")
 
     def reduce(self, values: Tensor, plan: MaskPlan, batch: RolloutBatch, advantage: Tensor | None = None) -> Estimate:
         """Scores ``[N,S]`` of a plan's views -> estimates. Units: token ``[B,S]``, step ``[B,T]``, sequence ``[B,1]``.
@@ -140,7 +160,7 @@ class Trajectory(BaseEstimator):
         default=None, ge=1, description="score K stratified steps, weighted by 1/inclusion (AGRPO)"
     )
     order: bool = Field(default=False, description="add the log-probability of the choice of positions")
-    unit: Unit = "token"
+    unit: Literal["token", "step", "draw", "sequence"] = "token"
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "sampler"
 
@@ -208,7 +228,7 @@ def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: 
     need = plan.rows_scored.to(device)
     inputs = torch.where(plan.masked, policy.mask_id, tokens).to(device)
     states = distinct_forward(policy, inputs, attention.to(device), need)
-    target = tokens.to(device)[need]
+    target = (tokens if plan.target is None else plan.target).to(device)[need]
     if plan.order is None:
         score, size = _token_logprobs, SLICE_ROWS
         chunks = [(states[rows], target[rows]) for rows in row_chunks(len(states), policy.vocab_size)]

@@ -24,6 +24,7 @@ class MaskPlan:
     row, step, draw int64 [N]: the rollout, the denoising step whose state this is (-1: none), the Monte-Carlo draw
     masked bool [N,S]: positions shown as MASK;  scored bool [N,S]: positions whose token is scored, subset of masked
     order  bool [N,S] or None: positions left masked whose factor of the order is scored (``rollouts.select.log_mass_below``)
+    target int64 [N,S] or None: the tokens that are scored where they are not the row's own (a predicted answer)
     weight f32  [N,S]: what a scored position counts in a sum that estimates the whole (1/inclusion, L/l, 1/draws)
     """
 
@@ -34,6 +35,7 @@ class MaskPlan:
     scored: Tensor
     weight: Tensor
     order: Tensor | None = None
+    target: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -49,6 +51,7 @@ class MaskPlan:
             scored=self.scored[index],
             weight=self.weight[index],
             order=None if self.order is None else self.order[index],
+            target=None if self.target is None else self.target[index],
         )
 
     def cut(self, width: int) -> "MaskPlan":
@@ -59,6 +62,7 @@ class MaskPlan:
             scored=self.scored[:, :width],
             weight=self.weight[:, :width],
             order=None if self.order is None else self.order[:, :width],
+            target=None if self.target is None else self.target[:, :width],
         )
 
     @property

@@ -51,9 +51,9 @@ def differentiate(
     anchor = (
         None if reference is None else method.estimator.reduce(reference, plan, batch.rollouts, batch.advantage).value
     )
-    advantage = batch.advantage.to(leaf.device).unsqueeze(1).expand_as(new.value)
+    advantage = method.estimator.on_units(batch.advantage.to(leaf.device), plan, batch.rollouts, new.value.shape)
     group = batch.rollouts.group_id.to(leaf.device)
-    units = Units(new.value, before.value, advantage, new.mask, anchor, group)
+    units = Units(new.value, before.value, advantage, new.mask, anchor, group, new.factor)
     per_unit = method.objective.per_unit(units)
     if anchor is not None and method.kl.beta > 0:
         per_unit = per_unit + method.kl.beta * _distance(method, batch, new.value, anchor)
@@ -88,7 +88,9 @@ def train_step(
     counted = ~batch.rollouts.truncated if method.mask_truncated else torch.ones(len(batch), dtype=torch.bool)
     units, rows = learner.total((count * counted).sum()), learner.total((counted & (count > 0)).sum())
     # Rows without advantage add exactly nothing unless a KL term or their group acts on them: they are never scored.
-    signal = counted & (torch.ones_like(counted) if method.scores_every_row else batch.advantage != 0)  # type: ignore[operator]
+    assert batch.advantage is not None
+    loud = (batch.advantage != 0).reshape(len(batch), -1).any(1)
+    signal = counted & (torch.ones_like(counted) if method.scores_every_row else loud)
     metrics.add({"signal_share": (signal.sum(), len(batch))})
     picked = signal.nonzero().squeeze(1)
     if not len(picked):
@@ -98,7 +100,9 @@ def train_step(
     scale = row_scale(method.reduction, count[picked], units, rows)
 
     passes = method.inner_passes
-    plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number, passes)) for number in range(passes)]
+    assert work.advantage is not None
+    keys = [PlanKey(seed, step, number, passes) for number in range(passes)]
+    plans = [estimator.plan_of(work.rollouts, work.advantage, key) for key in keys]
     shortcut = method.on_policy and step > 0
     if shortcut:
         # New equals old and nothing else is compared with it, so the derivative is known without the values: any will do.

@@ -73,6 +73,21 @@ def generate(
     return whole
 
 
+def step_answers(policy, batch: RolloutBatch) -> list[tuple[int, int, str, list[int]]]:
+    """(row, step, text, ids up to the first EOS) of every recorded answer, read as final ones are. Raises ``ValueError`` without any."""
+    if batch.x0_pred is None:
+        raise ValueError("these rollouts have no recorded answers")
+    found = []
+    for step in range(batch.steps):
+        tokens = batch.x0_pred[:, step].long()
+        whole = text_mask(tokens, batch.canvas_mask, policy.eos_ids, "first")
+        text = whole & ~is_eos(tokens, policy.eos_ids)
+        for row in batch.step_mask[:, step].nonzero().flatten().tolist():
+            words = policy.tokenizer.decode(tokens[row][text[row]].tolist(), skip_special_tokens=True)
+            found.append((row, step, words, tokens[row][whole[row]].tolist()))
+    return sorted(found, key=lambda one: one[:2])
+
+
 def _finish(policy, canvas: Canvas, record: Record, spec: SamplerSpec, **identities: torch.Tensor) -> RolloutBatch:
     """Bring a call's record home, apply the EOS policy (here, and nowhere else) and read the text."""
     tokens, reveal_step = record.tokens.cpu(), record.reveal_step.cpu()

@@ -73,7 +73,7 @@ def test_hints_stand_where_the_trace_has_them_and_never_end_a_text() -> None:
         "address": (0, 0, 0),
     }
     assert group_hints([3, EOS, 2, 1, 0, 3, 3], 2, **options) == [{0: 3, 2: 2, 3: 1, 4: 0}] * 2
-    assert group_hints([3], 1, **(options | {"sizes": (2, 2)})) == [{}]
+    assert group_hints([3], 1, **{**options, "sizes": (2, 2)}) == [{}]
 
 
 def test_hints_are_addressed_by_seed_step_group_and_place() -> None:
