@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from rl.advantages import GROUP_ADVANTAGES
 from rl.likelihood import Trajectory
-from rl.objectives import Clipped, LinearBound, Raft, WeightedCrossEntropy
+from rl.objectives import Clipped, LinearBound, Raft, Stepwise, WeightedCrossEntropy
 from rollouts.spec import SamplerSpec
 
 if TYPE_CHECKING:
@@ -76,6 +76,35 @@ def _objective_problems(method: "Method") -> list[tuple[str, str]]:
                     f"weighted_ce divides the reward itself by alpha, not {method.advantage}; use advantage: group_centered",
                 )
             )
+    if isinstance(objective, Stepwise) != (estimator.unit == "action"):
+        found.append(
+            (
+                "objective",
+                f"objective {objective.kind} and estimator {estimator.kind} do not go together: stepwise is of recorded answers; "
+                "use objective stepwise with estimator x0_action, or neither",
+            )
+        )
+    elif isinstance(objective, Stepwise) and method.advantage != "stepwise":
+        found.append(
+            (
+                "advantage",
+                f"objective stepwise weighs each step by itself, not by {method.advantage}; use advantage: stepwise",
+            )
+        )
+    if method.advantage == "stepwise" and estimator.unit in ("sequence", "draw"):
+        found.append(
+            (
+                "estimator.unit",
+                f"stepwise advantages are of denoising steps, not of a {estimator.unit}; use unit: step or token",
+            )
+        )
+    if method.advantage == "stepwise" and estimator.kind not in ("x0_action", "trajectory"):
+        found.append(
+            (
+                "estimator.kind",
+                f"a token of {estimator.kind} belongs to no denoising step; use estimator x0_action or trajectory",
+            )
+        )
     if method.kl.estimator == "k2_sum" and not (whole and estimator.length_normalized):
         found.append(
             (

@@ -8,8 +8,10 @@ from pathlib import Path
 from rewards.load import RewardError, load_rewards
 from rl.config_errors import listing, nearest
 from rl.config_schema import Recipe, Split
+from rl.likelihood import MeanField
 from rl.track import missing
 from rollouts.spec import SamplerSpec
+from rollouts.strategies import Inpaint, Recorded
 
 _BLOCKS = ("rollout.canvas", "rollout.block", "rollout.steps")
 
@@ -47,6 +49,7 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
         involved = tuple(re.findall(r"rollout\.\w+", message))
         if not told.intersection(involved):
             yield _split(f"method.{key}", message, involved)
+    yield from _strategy(recipe)
     yield from _choosing(recipe)
     absent = missing(recipe.track.sinks)
     if absent:
@@ -155,6 +158,54 @@ def _sampler(recipe: Recipe) -> Iterator[Check]:
             ("rollout.temperature",),
             "is 0: all rollouts of a group would be the same, so there is nothing to learn from",
             "use a temperature above 0; eval.sampler has its own, 0 by default",
+        )
+
+
+def _strategy(recipe: Recipe) -> Iterator[Check]:
+    """What a rollout strategy and a method ask of each other, and of the sampler."""
+    rollout, strategy, estimator = recipe.rollout, recipe.rollout.strategy, recipe.method.estimator
+    if isinstance(strategy, Inpaint):
+        if strategy.answer_after is None and not strategy.reveal_answer:
+            yield Check(
+                ("rollout.strategy.answer_after", "rollout.strategy"),
+                "hints must not give the answer away, and nothing says where a trace gives it",
+                "set answer_after: '####' (the text before the answer), or reveal_answer: true",
+            )
+        if strategy.answer_after is not None and strategy.reveal_answer:
+            yield Check(
+                ("rollout.strategy.reveal_answer", "rollout.strategy"),
+                "is true, and answer_after cuts the answer off",
+                "keep one of them",
+            )
+        if strategy.most(rollout.group_size) < 1:
+            yield Check(
+                ("rollout.strategy.replace", "rollout.group_size", "rollout.strategy"),
+                f"{strategy.replace:g} of a group of {rollout.group_size} is not one rollout, so none would be replaced",
+                f"use {1 / rollout.group_size:.2g} or more, or a larger rollout.group_size",
+            )
+        if strategy.tail + strategy.chunk[0] > rollout.canvas:
+            yield Check(
+                ("rollout.strategy.tail", "rollout.canvas", "rollout.strategy"),
+                f"no chunk of {strategy.chunk[0]} tokens fits before the last {strategy.tail} positions of {rollout.canvas}",
+                "use a smaller tail or smaller chunks",
+            )
+    elif isinstance(estimator, MeanField) and estimator.hints is not None:
+        yield Check(
+            ("method.estimator.hints", "rollout.strategy"),
+            f"trains on hints, and rollout.strategy {strategy.kind} gives none",
+            "set rollout.strategy: {kind: inpaint}, or hints: null",
+        )
+    if recipe.method.advantage == "stepwise" and not isinstance(strategy, Recorded):
+        yield Check(
+            ("method.advantage", "rollout.strategy"),
+            f"stepwise takes the rewards of recorded answers, and rollout.strategy {strategy.kind} records none",
+            "set rollout.strategy: {kind: recorded}, or another advantage",
+        )
+    if isinstance(strategy, Recorded) and rollout.selection != "confidence":
+        yield Check(
+            ("rollout.selection", "rollout.strategy"),
+            f"{rollout.selection} draws no answer at every masked position, which is what strategy recorded keeps",
+            "use selection: confidence",
         )
 
 

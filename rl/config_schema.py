@@ -14,6 +14,7 @@ from rl.health_config import HealthConfig
 from rl.method import Method
 from rl.track_config import TrackConfig
 from rollouts.spec import SamplerSpec
+from rollouts.strategies import Dynamic, Groups, Strategy
 
 _WORDS = {"on": True, "yes": True, "off": False, "no": False}
 
@@ -96,6 +97,15 @@ class RolloutConfig(SamplerSpec):
 
     group_size: int = Field(default=8, ge=1, description="completions per prompt (G)")
     max_rows: int = Field(default=64, ge=1, description="rows denoised together; memory only, never a result")
+    strategy: Strategy = Field(default=Groups(), description="which canvases are denoised, and what is recorded")
+    dynamic: Dynamic | None = Field(
+        default=None, description="dynamic sampling: groups without advantage are left out, others drawn in their place"
+    )
+
+    @property
+    def draws_per_rollout(self) -> int:
+        """Rollouts drawn for each one trained on, at most."""
+        return self.strategy.draws_per_rollout * (1 + (self.dynamic.rounds if self.dynamic else 0))
 
     @property
     def sampler(self) -> SamplerSpec:

@@ -10,6 +10,7 @@ from rl import masks
 from rl.likelihood import BaseEstimator, Elbo, Estimate, MeanField, Trajectory
 from rl.masks import MaskPlan, PlanKey
 from rl.noise import Noise
+from rl.x0_action import X0Action
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 
@@ -159,6 +160,6 @@ def _log_mean_power(values: Tensor, plan: MaskPlan, rows: int, beta: float) -> t
 
 
 Estimator = Annotated[
-    MeanField | Trajectory | Elbo | Coupled | RandomTokens | Sandwich,
+    MeanField | Trajectory | Elbo | Coupled | RandomTokens | Sandwich | X0Action,
     Field(discriminator="kind"),
 ]

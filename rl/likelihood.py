@@ -25,7 +25,7 @@ from rollouts.select import log_mass_below, threshold
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 
-Unit = Literal["token", "step", "draw", "sequence"]
+Unit = Literal["token", "step", "draw", "sequence", "action"]
 
 # Rows of logits whose gradient is formed at a time: on the CPU such arrays stay below what malloc would map afresh each time.
 SLICE_ROWS = 32
@@ -33,10 +33,14 @@ SLICE_ROWS = 32
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Likelihood estimates. value f32 [R,U]; weight f32 [R,U]: 0 where there is no unit, else 1 / inclusion probability."""
+    """Likelihood estimates. value f32 [R,U]; weight f32 [R,U]: 0 where there is no unit, else 1 / inclusion probability.
+
+    factor f32 [R,U] or None: what some objectives multiply their surrogate by.
+    """
 
     value: Tensor
     weight: Tensor
+    factor: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -81,6 +85,22 @@ class BaseEstimator(BaseModel):
         """Views of one rollout, at most."""
         raise NotImplementedError
 
+    def plan_of(self, batch: RolloutBatch, advantage: Tensor, key: PlanKey) -> MaskPlan:
+        """The plan of a batch with these advantages; they matter to estimators that choose by them."""
+        return self.plan(batch, key)  # type: ignore[attr-defined]
+
+    def on_units(self, advantage: Tensor, plan: MaskPlan, batch: RolloutBatch, shape: torch.Size) -> Tensor:
+        """Advantages of rows ``[B]`` or of their steps ``[B,T]`` as those of units, ``[R,U]``."""
+        if advantage.dim() == 1:
+            return advantage.unsqueeze(1).expand(shape)
+        if self.unit == "step":
+            return advantage
+        if self.unit == "token":
+            step = batch.reveal_step.to(advantage.device)
+            inside = (step >= 0) & (step < batch.steps)
+            return torch.where(inside, advantage.gather(1, step.clamp(0, batch.steps - 1)), 0.0)
+        raise ValueError(f"a unit {self.unit} belongs to no step of its own, and the advantages are those of steps")
+
     def reduce(self, values: Tensor, plan: MaskPlan, batch: RolloutBatch, advantage: Tensor | None = None) -> Estimate:
         """Scores ``[N,S]`` of a plan's views -> estimates. Units: token ``[B,S]``, step ``[B,T]``, sequence ``[B,1]``.
 
@@ -114,12 +134,21 @@ class MeanField(BaseEstimator):
     prompt_mask_prob: float = Field(
         default=0.15, ge=0.0, lt=1.0, description="probability of masking each prompt token"
     )
+    hints: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="share of a row's hints, those of highest entropy, trained on as if sampled (IGPO); null: hints are shown",
+    )
     unit: Literal["token", "sequence"] = "token"
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "raw"
 
     def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
-        return masks.mean_field(batch, key, self.prompt_mask_prob)
+        return masks.mean_field(batch, key, self.prompt_mask_prob, self.hints)
+
+    def tokens(self, batch: RolloutBatch) -> Tensor:
+        return batch.loss_mask if self.hints is None else batch.loss_mask | masks.trained_hints(batch, self.hints)
 
     def views_per_rollout(self, spec: SamplerSpec) -> int:
         return 1
@@ -137,7 +166,7 @@ class Trajectory(BaseEstimator):
         default=None, ge=1, description="score K stratified steps, weighted by 1/inclusion (AGRPO)"
     )
     order: bool = Field(default=False, description="add the log-probability of the choice of positions")
-    unit: Unit = "token"
+    unit: Literal["token", "step", "draw", "sequence"] = "token"
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "sampler"
 
@@ -221,7 +250,7 @@ def score_views(
     device = policy.device
     need = plan.rows_scored.to(device)
     states = view_states(policy, plan, tokens, attention)
-    target = tokens.to(device)[need]
+    target = (tokens if plan.target is None else plan.target).to(device)[need]
     if anchor is not None:
         score, size = partial(_with_kl, anchor.logits), SLICE_ROWS
         rows = row_chunks(len(states), policy.vocab_size)

@@ -11,11 +11,13 @@ from rl.advantages import AdvantageName
 from rl.compatibility import problems
 from rl.estimators import Estimator
 from rl.likelihood import Elbo, MeanField, Trajectory
-from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
+from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, Stepwise, WeightedCrossEntropy
 from rl.reduce import Constant, Reduction
 from rollouts.spec import SamplerSpec
 
-Objective = Annotated[Clipped | LinearBound | PolicyGradient | Raft | WeightedCrossEntropy, Field(discriminator="kind")]
+Objective = Annotated[
+    Clipped | LinearBound | PolicyGradient | Raft | Stepwise | WeightedCrossEntropy, Field(discriminator="kind")
+]
 
 
 class Kl(BaseModel):

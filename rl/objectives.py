@@ -21,7 +21,8 @@ class Units:
     """All that an objective sees of a pass. Entries outside ``mask`` hold no unit and may hold anything finite.
 
     new, old, advantage f32 ``[R, U]``; mask bool ``[R, U]``; reference f32 ``[R, U]`` where the method has one; group int ``[R]``: rows
-    of one prompt share a number. Rows arrive in any order, and a group may have lost some to a failed grading.
+    of one prompt share a number. Rows arrive in any order, and a group may have lost some to a failed grading. factor f32 ``[R, U]``: what
+    the estimator lays on the surrogate, where it does.
     """
 
     new: Tensor
@@ -30,6 +31,7 @@ class Units:
     mask: Tensor
     reference: Tensor | None = None
     group: Tensor | None = None
+    factor: Tensor | None = None
 
 
 def clipped_surrogate(new: Tensor, old: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
@@ -178,6 +180,18 @@ class Clipped(_Ratio):
     """Clipped surrogate at the level of the estimator's unit."""
 
     kind: Literal["clipped"] = "clipped"
+
+
+class Stepwise(_Ratio):
+    """MDPO's objective (arXiv 2508.13148): the clipped surrogate of each token of a recorded answer, times the estimator's factor, which is
+    L / m at a step whose state shows m of the canvas's L positions as MASK. The KL term goes without that factor."""
+
+    kind: Literal["stepwise"] = "stepwise"
+
+    def per_unit(self, units: Units) -> Tensor:
+        if units.factor is None:
+            raise ValueError("the stepwise objective needs the answers of steps; use estimator x0_action")
+        return units.factor * super().per_unit(units)
 
 
 class LinearBound(_Ratio):

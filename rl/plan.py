@@ -133,6 +133,7 @@ def plan(recipe: Recipe, network: Network, prompts: PromptSet, command: str = "t
         return lines
     sampler, group, count = recipe.rollout.sampler, recipe.rollout.group_size, recipe.train.prompts_per_update
     cost = forwards(recipe.method, sampler, group, count, recipe.train.micro_batch)
+    cost["rollout"] *= recipe.rollout.draws_per_rollout
     total = cost["rollout"] + cost["old"] + cost["reference"] + cost["train"]
     views = cost["views_per_pass"]
     scored = views * _scored_rows_per_view(recipe)

@@ -55,9 +55,9 @@ def differentiate(
 
     new, before = reduce(log_probs(leaf)), reduce(log_probs(values).detach() if old is None else old)
     anchor = None if reference is None else reduce(reference).value
-    advantage = batch.advantage.to(leaf.device).unsqueeze(1).expand_as(new.value)
+    advantage = method.estimator.on_units(batch.advantage.to(leaf.device), plan, batch.rollouts, new.value.shape)
     group = batch.rollouts.group_id.to(leaf.device)
-    units = Units(new.value, before.value, advantage, new.mask, anchor, group)
+    units = Units(new.value, before.value, advantage, new.mask, anchor, group, new.factor)
     per_unit, distance = method.objective.per_unit(units), None
     if method.exact_kl:
         distance = reduce(leaf[..., 1]).value
@@ -108,7 +108,9 @@ def train_step(
     counted = ~batch.rollouts.truncated if method.mask_truncated else torch.ones(len(batch), dtype=torch.bool)
     units, rows = learner.total((count * counted).sum()), learner.total((counted & (count > 0)).sum())
     # Rows without advantage add exactly nothing unless a KL term or their group acts on them: they are never scored.
-    signal = counted & (torch.ones_like(counted) if method.scores_every_row else batch.advantage != 0)  # type: ignore[operator]
+    assert batch.advantage is not None
+    loud = (batch.advantage != 0).reshape(len(batch), -1).any(1)
+    signal = counted & (torch.ones_like(counted) if method.scores_every_row else loud)
     metrics.add({"signal_share": (signal.sum(), len(batch))})
     picked = signal.nonzero().squeeze(1)
     if not len(picked):
@@ -118,7 +120,9 @@ def train_step(
     scale = row_scale(method.reduction, count[picked], units, rows)
 
     passes = method.inner_passes
-    plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number, passes)) for number in range(passes)]
+    assert work.advantage is not None  # for the type checker
+    keys = [PlanKey(seed, step, number, passes) for number in range(passes)]
+    plans = [estimator.plan_of(work.rollouts, work.advantage, key) for key in keys]
     views = max((int(plan.row.bincount().max()) for plan in plans if len(plan)), default=0)
     once = method.one_forward(views, learner.micro_batch)
     # On the first pass new equals old. At the start of a run it is scored beforehand all the same, to assert that.

@@ -14,7 +14,7 @@ from rl.estimators import Sandwich
 from rl.likelihood import Elbo
 from rl.masks import MaskPlan
 from rl.method import Method
-from rl.objectives import Clipped, LinearBound, WeightedCrossEntropy
+from rl.objectives import Clipped, LinearBound, Stepwise, WeightedCrossEntropy
 from rl.reduce import Constant
 from rl.scored import ScoredBatch
 from rollouts.law import Law
@@ -26,8 +26,8 @@ NOTHING = -60.0  # stands for log 0
 def naive_scores(policy, batch: RolloutBatch, plan: MaskPlan, law: Law) -> dict[tuple[int, int], Tensor]:
     """(view, position) -> log-probability of the token there, or of the position's factor of the order; all with gradient."""
     assert law.top_p == 1.0
-    tokens = batch.tokens[plan.row]
-    inputs = tokens.clone()
+    inputs = batch.tokens[plan.row].clone()
+    tokens = inputs.clone() if plan.target is None else plan.target
     inputs[plan.masked] = policy.mask_id
     everywhere = torch.ones_like(plan.masked)
     states = policy(inputs, batch.attention_mask[plan.row], everywhere)
@@ -59,6 +59,13 @@ def naive_scores(policy, batch: RolloutBatch, plan: MaskPlan, law: Law) -> dict[
 
 def _tokens(method: Method, batch: RolloutBatch, row: int) -> list[int]:
     """Positions that count as the estimator's tokens in a row."""
+    share = getattr(method.estimator, "hints", None)
+    if share is not None:
+        own = batch.loss_mask[row].nonzero().flatten().tolist()
+        end = own[-1] if batch.finish_reason[row] == "eos" else batch.length
+        hints = [place for place in batch.hint_mask[row].nonzero().flatten().tolist() if place < end]
+        hints.sort(key=lambda place: (-float(batch.entropy[row, place]), place))
+        return sorted(own + hints[: max(1, math.floor(share * len(hints)))])
     if method.estimator.kind != "trajectory":
         return batch.loss_mask[row].nonzero().flatten().tolist()
     canvas = (batch.canvas_mask[row] & ~batch.hint_mask[row]).nonzero().flatten().tolist()
@@ -68,6 +75,9 @@ def _tokens(method: Method, batch: RolloutBatch, row: int) -> list[int]:
 def _units(method: Method, batch: RolloutBatch, row: int) -> int:
     """Units of a row, whether or not the plan scores them."""
     tokens, estimator = _tokens(method, batch, row), method.estimator
+    if estimator.kind == "x0_action":
+        taken = {int(step) for step in batch.reveal_step[row] if 0 <= step < batch.steps}
+        return min(estimator.sample_steps, len(taken))
     if estimator.unit == "token":
         return len(tokens)
     if estimator.unit == "sequence" or estimator.kind != "trajectory":
@@ -110,7 +120,11 @@ def naive_estimates(
     found: dict[tuple[int, int], tuple[Tensor, float]] = {}
     for (view, place), score in scores.items():
         row, weight = int(plan.row[view]), float(plan.weight[view, place])
-        if estimator.kind == "coupled":
+        if estimator.kind == "x0_action":
+            step, hidden = int(plan.step[view]), int(plan.masked[view].sum())
+            sure = float(batch.confidence[row, step, place]) if estimator.confidence else 1.0  # type: ignore[index]
+            found[row, step * batch.length + place] = (score, sure / hidden)
+        elif estimator.kind == "coupled":
             found[row, place] = ((found[row, place][0] if (row, place) in found else 0.0) + score * weight, 1.0)
         elif estimator.unit == "token":
             assert (row, place) not in found
@@ -131,7 +145,7 @@ def naive_estimates(
 
 
 def _surrogate(method: Method, new: Tensor, old: float, advantage: float) -> Tensor:
-    if not isinstance(method.objective, Clipped | LinearBound):
+    if not isinstance(method.objective, Clipped | LinearBound | Stepwise):
         return -advantage * new
     low, high, dual = method.objective.epsilon_low, method.objective.epsilon_high, method.objective.dual
     linear = method.objective.kind == "linear_bound" and advantage > 0
@@ -166,6 +180,17 @@ def _weights(
     return found
 
 
+def _advantage(method: Method, batch: ScoredBatch, row: int, unit: int) -> float:
+    """Of the denoising step that a unit belongs to."""
+    rollouts, kind = batch.rollouts, method.estimator.unit
+    step = {
+        "step": unit,
+        "action": unit // rollouts.length,
+        "token": int(rollouts.reveal_step[row, unit % rollouts.length]),
+    }
+    return float(batch.advantage[row, step[kind]])  # type: ignore[index]
+
+
 def _distance(method: Method, new: Tensor, reference: float, length: int) -> Tensor:
     if method.kl.estimator == "k2_sum":
         return (length * new - length * reference) ** 2 / 2 / length
@@ -191,7 +216,7 @@ def naive_loss(
     ours, before = (naive_estimates(method, batch, plan, scores) for scores in (new, old))
     anchor = naive_estimates(method, batch, plan, reference) if reference is not None else {}
     total = torch.zeros(())
-    advantage = {row: float(batch.advantage[row]) for row in rows}
+    advantage = {row: float(batch.advantage[row]) for row in rows if batch.advantage.dim() == 1}
     if method.objective.kind == "weighted_ce":
         kept = [(row, unit) for row, unit in ours if row in units]
         advantage = _weights(
@@ -203,7 +228,12 @@ def naive_loss(
     for (row, unit), (value, weight) in ours.items():
         if row not in units:
             continue
-        loss = _surrogate(method, value, float(before[row, unit][0]), advantage[row])
+        own = _advantage(method, batch, row, unit) if batch.advantage.dim() == 2 else advantage[row]
+        loss = _surrogate(method, value, float(before[row, unit][0]), own)
+        if method.objective.kind == "stepwise":
+            on = (rollouts.canvas_mask[row] & ~rollouts.hint_mask[row]).nonzero().flatten().tolist()
+            masked = sum(int(rollouts.reveal_step[row, place]) >= unit // rollouts.length for place in on)
+            loss = loss * len(on) / masked
         if method.kl.beta > 0:
             length = len(_tokens(method, rollouts, row))
             loss = loss + method.kl.beta * _distance(method, value, float(anchor[row, unit][0]), length)

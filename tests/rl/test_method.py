@@ -204,8 +204,10 @@ def test_forwards_are_an_upper_bound_on_what_the_plans_ask_for() -> None:
 
 def test_a_plan_is_data_new_old_and_reference_share_it() -> None:
     batch = sample(TabularPolicy(6, seed=3), [(0, 1)] * 4, SAMPLER)
+    recorded = sample(TabularPolicy(6, seed=3), [(0, 1)] * 4, SAMPLER, recorded=True)
     for name in PRESETS:
         estimator = preset_of(name).estimator
+        batch = recorded if estimator.kind == "x0_action" else batch
         one, two = (estimator.plan(batch, PlanKey(3, 1, 0)) for _ in range(2))
         assert torch.equal(one.masked, two.masked)
         assert torch.equal(one.weight, two.weight)

@@ -148,6 +148,7 @@ INVARIANT = [
     *((estimator, objective) for estimator in FEW for objective in ("clipped, k3", "raft")),
     *(("elbo", objective) for objective in ("dual", "policy gradient")),
     ("elbo, draw", "bound"),
+    ("mean field, hints", "clipped, k3"),
     *((estimator, objective) for objective, (estimator, _) in SEQUENCES.items()),
 ]
 
