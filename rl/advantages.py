@@ -1,7 +1,7 @@
 """Reward to advantage. Pure functions: reward f32 ``[B]``, group int ``[B]`` -> advantage f32 ``[B]``.
 
 Groups are the rollouts of one prompt that survived grading; a group of one has no baseline and gets 0. Nothing here depends
-on the order of the rows.
+on the order of the rows, but for ties in ``best_worst``.
 """
 
 from typing import Literal
@@ -12,8 +12,10 @@ from torch import Tensor
 # Added to the standard deviation of a group, as TRL does (trl.GRPOConfig, scale_rewards="group").
 STD_EPSILON = 1e-4
 
-AdvantageName = Literal["group_centered", "group_normalized", "leave_one_out", "softmax_difference", "verified"]
-GROUP_ADVANTAGES = ("group_centered", "group_normalized", "leave_one_out", "softmax_difference")
+AdvantageName = Literal[
+    "best_worst", "group_centered", "group_normalized", "leave_one_out", "softmax_difference", "verified"
+]
+GROUP_ADVANTAGES = ("best_worst", "group_centered", "group_normalized", "leave_one_out", "softmax_difference")
 
 
 def _group_mean(value: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,6 +70,21 @@ def softmax_difference(reward: Tensor, group: Tensor) -> Tensor:
     return (group_size(group) * (group_softmax(reward, group) - group_softmax(-reward, group))).float()
 
 
+def best_worst(reward: Tensor, group: Tensor) -> Tensor:
+    """A_i = n/2 for the best rollout of a group of n, -n/2 for the worst, 0 for the others: a preference pair. No spread, no pair.
+
+    Of equals the first row is taken; rollouts of a group are drawn alike, so that is as good as any. The factor n makes a mean over rows
+    the mean over groups.
+    """
+    found = torch.zeros(len(reward))
+    for one in group.unique():
+        rows = (group == one).nonzero().squeeze(1)
+        best, worst = rows[reward[rows].argmax()], rows[reward[rows].argmin()]
+        if reward[best] > reward[worst]:
+            found[best], found[worst] = len(rows) / 2, -len(rows) / 2
+    return found
+
+
 def verified(outcome: Tensor, threshold: float = 1.0) -> Tensor:
     """A_i = 1 where the outcome is verified (>= threshold), else 0: rejection sampling (RAFT, arXiv 2304.06767)."""
     return (outcome >= threshold).float()
@@ -78,6 +95,7 @@ def advantages(name: AdvantageName, reward: Tensor, outcome: Tensor, group: Tens
     if name == "verified":
         return verified(outcome)
     return {
+        "best_worst": best_worst,
         "group_centered": group_centered,
         "group_normalized": group_normalized,
         "leave_one_out": leave_one_out,

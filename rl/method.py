@@ -12,10 +12,13 @@ from rl.compatibility import problems
 from rl.estimators import Estimator
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
+from rl.preference import Dpo
 from rl.reduce import Constant, Reduction
 from rollouts.spec import SamplerSpec
 
-Objective = Annotated[Clipped | LinearBound | PolicyGradient | Raft | WeightedCrossEntropy, Field(discriminator="kind")]
+Objective = Annotated[
+    Clipped | Dpo | LinearBound | PolicyGradient | Raft | WeightedCrossEntropy, Field(discriminator="kind")
+]
 
 
 class Kl(BaseModel):
@@ -87,7 +90,9 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
     rollout: denoising; old, reference: scoring without gradient; train: scoring with gradient (count a backward as two more).
     """
     rows = prompts * group_size
-    views = rows * method.estimator.views_per_rollout(sampler) * method.inner_passes
+    pair_alone = method.advantage == "best_worst" and not method.scores_every_row
+    scored = prompts * 2 if pair_alone and group_size > 2 else rows
+    views = scored * method.estimator.views_per_rollout(sampler) * method.inner_passes
     return {
         "rollout": rows * sampler.steps,
         "old": 0 if method.on_policy else views,
@@ -100,6 +105,7 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
 __all__ = [
     "Clipped",
     "Constant",
+    "Dpo",
     "Elbo",
     "Kl",
     "LinearBound",

@@ -21,7 +21,8 @@ class Units:
     """All that an objective sees of a pass. Entries outside ``mask`` hold no unit and may hold anything finite.
 
     new, old, advantage f32 ``[R, U]``; mask bool ``[R, U]``; reference f32 ``[R, U]`` where the method has one; group int ``[R]``: rows
-    of one prompt share a number. Rows arrive in any order, and a group may have lost some to a failed grading.
+    of one prompt share a number; tokens int ``[R]``: what a length-normalised estimate is divided by. Rows arrive in any order, and a
+    group may have lost some to a failed grading.
     """
 
     new: Tensor
@@ -30,6 +31,7 @@ class Units:
     mask: Tensor
     reference: Tensor | None = None
     group: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 def clipped_surrogate(new: Tensor, old: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
