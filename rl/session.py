@@ -21,6 +21,7 @@ from rl.grading import grade_rollouts, reward_metrics
 from rl.health import Alarm, Health
 from rl.learner import Learner, TrainingError
 from rl.metrics import Metrics
+from rl.pairs import pair_batch
 from rl.progress import Reporter
 from rl.report import write_report
 from rl.resume import CHECKPOINTS, global_streams, restore_global_streams
@@ -102,8 +103,9 @@ class Session:
                 row |= self._learn(update, batch, ratios)
         for kind, count in self.setup.policy.rows_run.items():
             self.progress.rows_run[kind] = self.progress.rows_run.get(kind, 0) + count - rows[kind]
-        texts = {prompt.prompt_id: prompt.text for prompt in self.setup.train.prompts}  # type: ignore[union-attr]
-        self._keep(file_of(self.folder.path, update), batch, texts, extras=extras, ratios=ratios)
+        if self.setup.train is not None:
+            texts = {prompt.prompt_id: prompt.text for prompt in self.setup.train.prompts}
+            self._keep(file_of(self.folder.path, update), batch, texts, extras=extras, ratios=ratios)
         self.folder.append("metrics.jsonl", [{"update": update, **row}])
         self.folder.append("timing.jsonl", [{"update": update, **self.clock}])
         self.progress.updates = update + 1
@@ -113,8 +115,11 @@ class Session:
         return row
 
     def _collect(self, update: int, metrics: Metrics) -> tuple[ScoredBatch, Mapping[str, list[Any]]]:
-        """Rollouts of this update's prompts, graded, with advantages; and what rewards logged."""
+        """Rollouts of this update's prompts, graded, with advantages, or its stored pairs; and what rewards logged."""
         recipe, setup = self.setup.recipe, self.setup
+        if setup.preferences is not None:
+            metrics.set("pairs", recipe.train.prompts_per_update)
+            return pair_batch(setup.policy, setup.preferences, recipe, update), {}
         assert setup.train is not None
         prompts = batches(setup.train.prompts, recipe.train.prompts_per_update, recipe.train.seed, update)
         longest = max(len(prompt.token_ids) for prompt in setup.train.prompts)

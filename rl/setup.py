@@ -14,6 +14,7 @@ from rewards.load import FIXED_ARGUMENTS
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.data import DataError, Prompt, PromptSet, check_completions, load_split
+from rl.pairs import PairSet, load_pairs
 from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.models import LoraSpec, Policy, load_policy
 
@@ -33,6 +34,7 @@ class Setup:
     validation: PromptSet | None
     warm_start: PromptSet | None
     room: int
+    preferences: PairSet | None = None
 
     @property
     def prefill(self) -> str:
@@ -128,6 +130,12 @@ def set_up(
     warm_start = load(warm, "warm_start.data", need_completion=True)
     if warm_start is not None:
         check_completions(warm_start, policy.tokenizer, canvas=recipe.rollout.canvas, where="warm_start.data")
+    stored = recipe.data.preferences
+    preferences = (
+        None
+        if stored is None
+        else load_pairs(stored, recipe.data.prompt, policy, room=room, canvas=recipe.rollout.canvas)
+    )
     return Setup(
         recipe=recipe,
         policy=policy,
@@ -138,10 +146,11 @@ def set_up(
         validation=validation,
         warm_start=warm_start,
         room=room,
+        preferences=preferences,
     )
 
 
-def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str, PromptSet]) -> list[str]:
+def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str, PromptSet | PairSet]) -> list[str]:
     """Columns that a reward or `eval.cluster` needs and the prompts of a split do not have."""
     problems = []
     for key in ("data.train", "data.eval", "data.validation"):

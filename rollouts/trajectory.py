@@ -15,6 +15,7 @@ from rollouts.spec import SamplerSpec
 
 FINISH_EOS = "eos"
 FINISH_LENGTH = "length"
+FINISH_GIVEN = "given"  # not sampled: a stored completion, all of it in place at once
 
 _ROW_TENSORS = (
     "tokens",
@@ -45,7 +46,8 @@ class RolloutBatch:
     entropy         f32   [B,S]  of the raw law at the step that revealed the token, nats
     select_logprob  f32   [B,T]  log-probability of each step's choice of positions (``rollouts.select``)
     policy_version, group_id, prompt_id, forwards  int64 [B]
-    texts           decoded canvas up to the first EOS;  finish_reason: "eos" or "length"
+    texts           decoded canvas up to the first EOS;  finish_reason: "eos", "length", or "given" (not sampled: no step and no
+                    log-probability of it means anything)
     """
 
     tokens: Tensor
