@@ -1,7 +1,7 @@
 """Reward to advantage. Pure functions: reward f32 ``[B]``, group int ``[B]`` -> advantage f32 ``[B]``.
 
 Groups are the rollouts of one prompt that survived grading; a group of one has no baseline and gets 0. Nothing here depends
-on the order of the rows.
+on the order of the rows, but for ties in ``best_worst``.
 """
 
 from typing import Literal
@@ -13,9 +13,16 @@ from torch import Tensor
 STD_EPSILON = 1e-4
 
 AdvantageName = Literal[
-    "group_centered", "group_normalized", "leave_one_out", "softmax_difference", "stepwise", "verified"
+    "best_worst", "group_centered", "group_normalized", "leave_one_out", "softmax_difference", "stepwise", "verified"
 ]
-GROUP_ADVANTAGES = ("group_centered", "group_normalized", "leave_one_out", "softmax_difference", "stepwise")
+GROUP_ADVANTAGES = (
+    "best_worst",
+    "group_centered",
+    "group_normalized",
+    "leave_one_out",
+    "softmax_difference",
+    "stepwise",
+)
 
 
 def _group_mean(value: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,6 +77,21 @@ def softmax_difference(reward: Tensor, group: Tensor) -> Tensor:
     return (group_size(group) * (group_softmax(reward, group) - group_softmax(-reward, group))).float()
 
 
+def best_worst(reward: Tensor, group: Tensor) -> Tensor:
+    """A_i = n/2 for the best rollout of a group of n, -n/2 for the worst, 0 for the others: a preference pair. No spread, no pair.
+
+    Of equals the first row is taken; rollouts of a group are drawn alike, so that is as good as any. The factor n makes a mean over rows
+    the mean over groups.
+    """
+    found = torch.zeros(len(reward))
+    for one in group.unique():
+        rows = (group == one).nonzero().squeeze(1)
+        best, worst = rows[reward[rows].argmax()], rows[reward[rows].argmin()]
+        if reward[best] > reward[worst]:
+            found[best], found[worst] = len(rows) / 2, -len(rows) / 2
+    return found
+
+
 def step_scores(step_reward: Tensor) -> Tensor:
     """MDPO's score of each recorded answer (arXiv 2508.13148; the form of its code), f32 ``[B, T]``, NaN where step_reward is.
 
@@ -118,6 +140,7 @@ def advantages(
     if name == "verified":
         return verified(outcome)
     return {
+        "best_worst": best_worst,
         "group_centered": group_centered,
         "group_normalized": group_normalized,
         "leave_one_out": leave_one_out,

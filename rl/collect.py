@@ -12,6 +12,7 @@ from rl.advantages import advantages
 from rl.data import Prompt, batches
 from rl.grading import answer_metrics, batch_metrics, grade_answers, grade_rollouts, sample_metrics
 from rl.metrics import Metrics
+from rl.pairs import pair_batch
 from rl.scored import ScoredBatch
 from rollouts.engine import step_answers
 from rollouts.strategies import Inpaint, Recorded
@@ -95,8 +96,11 @@ class Grader:
 
 
 def collect(session: "Session", update: int, metrics: Metrics) -> tuple[ScoredBatch, Mapping[str, list[Any]]]:
-    """Rollouts of this update's prompts, graded, with advantages; and what rewards logged, by rollout id."""
+    """Rollouts of this update's prompts, graded, with advantages, or its stored pairs; and what rewards logged, by rollout id."""
     recipe, setup = session.setup.recipe, session.setup
+    if setup.preferences is not None:
+        metrics.set("pairs", recipe.train.prompts_per_update)
+        return pair_batch(setup.policy, setup.preferences, recipe, update), {}
     dynamic = recipe.rollout.dynamic
     grader = Grader(session, update)
     wanted, groups, taken = recipe.train.prompts_per_update, 0, []

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rl.advantages import GROUP_ADVANTAGES
 from rl.likelihood import Trajectory
 from rl.objectives import Clipped, LinearBound, Raft, Stepwise, WeightedCrossEntropy
+from rl.preference import Dpo
 from rollouts.spec import SamplerSpec
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def _objective_problems(method: "Method") -> list[tuple[str, str]]:
                 f"a token of {estimator.kind} belongs to no denoising step; use estimator x0_action or trajectory",
             )
         )
+    if isinstance(objective, Dpo):
+        found += _dpo_problems(method)
     if method.kl.estimator == "k2_sum" and not (whole and estimator.length_normalized):
         found.append(
             (
@@ -125,6 +128,37 @@ def _objective_problems(method: "Method") -> list[tuple[str, str]]:
                 "estimator.unit",
                 "a ratio of a single draw is not the policy's; use unit: sequence, or objective linear_bound",
             )
+        )
+    return found
+
+
+def _dpo_problems(method: "Method") -> list[tuple[str, str]]:
+    """A pair compares two whole answers, and needs both."""
+    found, estimator = [], method.estimator
+    if estimator.unit != "sequence":
+        found.append(
+            (
+                "estimator.unit",
+                f"dpo compares whole answers, and a {estimator.unit} is none; use unit: sequence with length_normalized: false",
+            )
+        )
+    elif estimator.length_normalized:
+        found.append(
+            (
+                "estimator.length_normalized",
+                "beta of dpo acts on log-likelihoods of whole answers, and a mean over tokens is not one; use length_normalized: false",
+            )
+        )
+    if method.advantage != "best_worst":
+        found.append(
+            (
+                "advantage",
+                f"dpo needs one chosen and one rejected row, not {method.advantage}; use advantage: best_worst",
+            )
+        )
+    if method.mask_truncated:
+        found.append(
+            ("mask_truncated", "leaving single rollouts out would tear pairs apart; set mask_truncated: false")
         )
     return found
 

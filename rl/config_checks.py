@@ -42,8 +42,11 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
         return
     sampler = list(_sampler(recipe))
     yield from sampler
-    yield from _rewards(recipe, provided)
+    if recipe.data.preferences is None or recipe.eval is not None:
+        yield from _rewards(recipe, provided)
     yield from _evaluation(recipe, provided)
+    if recipe.data.preferences is not None:
+        yield from _preferences(recipe, provided)
     told = {check.keys[0] for check in sampler}
     for key, message in recipe.method.problems(recipe.rollout.sampler, recipe.rollout.group_size):
         involved = tuple(re.findall(r"rollout\.\w+", message))
@@ -62,8 +65,31 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
             "base is the model without its adapter, and there is neither model.lora nor model.adapter",
             "use reference: start, or train with model.lora",
         )
-    if recipe.data.train is None and "data.train" not in provided:
+    if recipe.data.train is None and recipe.data.preferences is None and "data.train" not in provided:
         yield Check(("data.train",), "is required: the prompts to train on", "add data: {train: {path: ...}}")
+
+
+def _preferences(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:
+    """Stored pairs take the place of prompts and their rollouts."""
+    key, method = "data.preferences", recipe.method
+    if recipe.data.train is not None or "data.train" in provided:
+        what = "are pairs to train on, and data.train are prompts to sample for: a run has one of them"
+        yield Check((key, "data.train"), what, "drop one; best and worst of sampled groups are preset online_vrpo")
+    if method.objective.kind != "dpo":
+        what = f"{method.objective.kind} learns from rollouts of the policy itself, which the answers in {key} are not"
+        yield Check(("method.objective", key), what, "use method: vrpo, or data.train")
+    if method.estimator.kind == "trajectory":
+        what = f"trajectory scores the steps of a sampler, and the answers in {key} were not sampled here"
+        yield Check(("method.estimator", key), what, "use estimator: {kind: elbo, length_normalized: false}")
+    elif method.estimator.law == "sampler":
+        what = f"the answers in {key} were not drawn by this sampler"
+        yield Check(("method.estimator.law", key), what, "use law: raw")
+    if recipe.rollout.group_size != 2:
+        what = f"is {recipe.rollout.group_size}, and a stored pair is a group of two"
+        yield Check(("rollout.group_size", key), what, "set rollout.group_size: 2")
+    if recipe.eval is None and (recipe.rewards or "rewards" in provided):
+        what = f"nothing is sampled under {key}, and so nothing is graded: there is no section eval"
+        yield Check(("rewards", key), what, "add eval, or drop rewards")
 
 
 def _choosing(recipe: Recipe) -> Iterator[Check]:
@@ -129,7 +155,7 @@ def _files(recipe: Recipe) -> Iterator[Check]:
                 ("train.out",), f"{place} is a file, and the run needs a folder there", "name another with --out"
             )
     splits: list[tuple[str, Split | None]] = [("data.train", recipe.data.train), ("data.eval", recipe.data.eval)]
-    splits.append(("data.validation", recipe.data.validation))
+    splits += [("data.preferences", recipe.data.preferences), ("data.validation", recipe.data.validation)]
     splits.append(("warm_start.data", recipe.warm_start.data if recipe.warm_start else None))
     named = [(f"{key}.path", split.path) for key, split in splits if split is not None]
     named += [("model.path", recipe.model.path), ("model.adapter", recipe.model.adapter or "")]

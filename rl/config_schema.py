@@ -79,7 +79,7 @@ class PromptConfig(Section):
     prefill: str | None = Field(default=None, description="beginning of the answer, which the completion continues")
     chat_template: Literal["auto", "none"] = Field(default="auto", description="none: plain text")
     max_length: Literal["error", "drop"] = Field(
-        default="error", description="what happens to a prompt that does not fit"
+        default="error", description="what happens to a prompt, or a stored pair, that does not fit"
     )
 
 
@@ -87,6 +87,9 @@ class DataConfig(Section):
     """Prompts to train on, held-out ones to report on, and others to choose by (best checkpoint, plateau)."""
 
     train: Split | None = None
+    preferences: Split | None = Field(
+        default=None, description="stored pairs in place of train: TRL's prompt, chosen, rejected; for objective dpo"
+    )
     eval: Split | None = Field(default=None, description="reported, and never used to choose anything")
     validation: Split | None = Field(default=None, description="what save.best_by and stop.plateau look at")
     prompt: PromptConfig = PromptConfig()

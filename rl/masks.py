@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rl.noise import Noise, subsets
 from rollouts.streams import Purpose, stream
-from rollouts.trajectory import RolloutBatch
+from rollouts.trajectory import FINISH_GIVEN, RolloutBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +154,8 @@ def trajectory(
     with probability 1/(size of its stratum) and its weight is that size, so weighted sums are unbiased.
     order: also score the positions left masked in the active block, for the exact law of the order.
     """
+    if FINISH_GIVEN in batch.finish_reason:
+        raise ValueError("given completions have no steps of revelation; score them by elbo or mean_field")
     spec = batch.sampler_spec
     state = scoring_step(batch, segments)
     row, step, weight = [], [], []

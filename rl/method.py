@@ -12,11 +12,12 @@ from rl.compatibility import problems
 from rl.estimators import Estimator
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, Stepwise, WeightedCrossEntropy
+from rl.preference import Dpo
 from rl.reduce import Constant, Reduction
 from rollouts.spec import SamplerSpec
 
 Objective = Annotated[
-    Clipped | LinearBound | PolicyGradient | Raft | Stepwise | WeightedCrossEntropy, Field(discriminator="kind")
+    Clipped | Dpo | LinearBound | PolicyGradient | Raft | Stepwise | WeightedCrossEntropy, Field(discriminator="kind")
 ]
 
 
@@ -65,7 +66,7 @@ class Method(BaseModel):
     def one_forward(self, views: int, micro_batch: int) -> bool:
         """The derivative of a unit depends on the scores of one micro-batch alone, so that the forward with gradient is the only one a
         pass needs. views: of a row, at most."""
-        return not self.objective.couples_groups and (self.estimator.scored_once or views <= micro_batch)
+        return not self.objective.couples_rows and (self.estimator.scored_once or views <= micro_batch)
 
     @property
     def on_policy(self) -> bool:
@@ -101,7 +102,8 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
     views that the learner scores together.
     """
     rows, passes, each = prompts * group_size, method.inner_passes, method.estimator.views_per_rollout(sampler)
-    views = rows * each
+    pair_alone = method.advantage == "best_worst" and not method.scores_every_row
+    views = each * (prompts * 2 if pair_alone and group_size > 2 else rows)
     if method.one_forward(each, micro_batch):
         old = (passes - 1) * views  # the first pass is its own
     else:  # and once more in later passes, for the coupling
@@ -118,6 +120,7 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
 __all__ = [
     "Clipped",
     "Constant",
+    "Dpo",
     "Elbo",
     "Kl",
     "LinearBound",

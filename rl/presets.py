@@ -116,6 +116,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kl": {"beta": 0.0, "reference": "base"},
         "inner_passes": 8,
     },
+    "vrpo": {
+        "estimator": {"kind": "elbo", "draws": 8, "length_normalized": False},
+        "objective": {"kind": "dpo", "beta": 0.2, "sft_weight": 0.05},
+        "advantage": "best_worst",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.0, "reference": "start"},
+        "inner_passes": 1,
+    },
+    "online_vrpo": {
+        "estimator": {"kind": "elbo", "draws": 8, "length_normalized": False},
+        "objective": {"kind": "dpo", "beta": 0.2, "sft_weight": 0.05},
+        "advantage": "best_worst",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.0, "reference": "start"},
+        "inner_passes": 1,
+    },
     "raft": {
         "estimator": {"kind": "elbo", "draws": 2},
         "objective": {"kind": "raft"},

@@ -99,8 +99,9 @@ class Session:
                 row |= self._learn(update, batch, ratios)
         for kind, count in self.setup.policy.rows_run.items():
             self.progress.rows_run[kind] = self.progress.rows_run.get(kind, 0) + count - rows[kind]
-        texts = {prompt.prompt_id: prompt.text for prompt in self.setup.train.prompts}  # type: ignore[union-attr]
-        self._keep(file_of(self.folder.path, update), batch, texts, extras=extras, ratios=ratios)
+        if self.setup.train is not None:
+            texts = {prompt.prompt_id: prompt.text for prompt in self.setup.train.prompts}
+            self._keep(file_of(self.folder.path, update), batch, texts, extras=extras, ratios=ratios)
         self.folder.append("metrics.jsonl", [{"update": update, **row}])
         self.folder.append("timing.jsonl", [{"update": update, **self.clock}])
         self.progress.updates = update + 1

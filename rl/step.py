@@ -57,7 +57,8 @@ def differentiate(
     anchor = None if reference is None else reduce(reference).value
     advantage = method.estimator.on_units(batch.advantage.to(leaf.device), plan, batch.rollouts, new.value.shape)
     group = batch.rollouts.group_id.to(leaf.device)
-    units = Units(new.value, before.value, advantage, new.mask, anchor, group, new.factor)
+    tokens = method.estimator.tokens(batch.rollouts).sum(1).to(leaf.device)
+    units = Units(new.value, before.value, advantage, new.mask, anchor, group, tokens, new.factor)
     per_unit, distance = method.objective.per_unit(units), None
     if method.exact_kl:
         distance = reduce(leaf[..., 1]).value

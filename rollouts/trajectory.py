@@ -15,6 +15,7 @@ from rollouts.spec import SamplerSpec
 
 FINISH_EOS = "eos"
 FINISH_LENGTH = "length"
+FINISH_GIVEN = "given"  # not sampled: a stored completion, all of it in place at once
 
 _ROW_TENSORS = (
     "tokens",
@@ -47,7 +48,8 @@ class RolloutBatch:
                                  ``rollouts.strategies.Inpaint``: with the whole canvas masked
     select_logprob  f32   [B,T]  log-probability of each step's choice of positions (``rollouts.select``)
     policy_version, group_id, prompt_id, forwards  int64 [B]
-    texts           decoded canvas up to the first EOS;  finish_reason: "eos" or "length"
+    texts           decoded canvas up to the first EOS;  finish_reason: "eos", "length", or "given" (not sampled: no step and no
+                    log-probability of it means anything)
     x0_pred         int32 [B,T,S] or None  if recorded: the answer that each step predicted, what stood included
     confidence      f32   [B,T,S] or None  p(x0_pred | state) at temperature 1 where the step's state shows MASK; 0 elsewhere
     """

@@ -26,6 +26,7 @@ ESTIMATORS = "tests/rl/test_estimators.py"
 ADVANTAGES = "tests/rl/test_advantages.py"
 OBJECTIVES = "tests/rl/test_objectives.py"
 GROUPS = "tests/rl/test_objectives_group.py"
+PREFERENCE = "tests/rl/test_preference.py"
 REDUCE = "tests/rl/test_reduce.py"
 METHOD = "tests/rl/test_method.py"
 STEP = "tests/rl/test_step.py"
@@ -517,7 +518,7 @@ MUTATIONS = (
     Mutation(
         "one forward where groups are coupled",
         "rl/method.py",
-        "return not self.objective.couples_groups and (",
+        "return not self.objective.couples_rows and (",
         "return (",
         STEP,
     ),
@@ -703,5 +704,52 @@ MUTATIONS = (
         "torch.arange(first_rollout + part.start, first_rollout + part.stop)",
         "torch.arange(part.start, part.stop)",
         WATCHING,
+    ),
+    # preferences
+    Mutation(
+        "score reversed", "rl/preference.py", "return -logsigmoid(score)", "return -logsigmoid(-score)", PREFERENCE
+    ),
+    Mutation("smoothing added", "rl/preference.py", "(flipped - kept) /", "(-flipped - kept) /", PREFERENCE),
+    Mutation("smoothing not unbiased", "rl/preference.py", "(1.0 - 2.0 * label", "(1.0 + 2.0 * label", PREFERENCE),
+    Mutation(
+        "reference added",
+        "rl/preference.py",
+        "(units.new - units.reference)",
+        "(units.new + units.reference)",
+        PREFERENCE,
+    ),
+    Mutation("margins added", "rl/preference.py", "loss = dpo_loss(up - down", "loss = dpo_loss(up + down", PREFERENCE),
+    Mutation(
+        "the chosen unlearnt", "rl/preference.py", "return -units.new[chosen", "return units.new[chosen", PREFERENCE
+    ),
+    Mutation(
+        "supervised term of the sum",
+        "rl/preference.py",
+        "/ units.tokens[chosen].to(units.new)",
+        "* units.tokens[chosen].to(units.new)",
+        PREFERENCE,
+    ),
+    Mutation("pairs from two groups", "rl/preference.py", "rows[group[rows].argsort()]", "rows", PREFERENCE),
+    Mutation(
+        "partnerless rows kept",
+        "rl/preference.py",
+        "return chosen[torch.isin(group[chosen], group[rejected])], rejected[",
+        "return chosen, rejected[",
+        PREFERENCE,
+    ),
+    Mutation("pair weight one", "rl/preference.py", "units.advantage[rows, 0].abs() * loss", "loss", PREFERENCE),
+    Mutation(
+        "worst for best",
+        "rl/advantages.py",
+        "len(rows) / 2, -len(rows) / 2",
+        "-len(rows) / 2, len(rows) / 2",
+        PREFERENCE,
+    ),
+    Mutation(
+        "pair without spread",
+        "rl/advantages.py",
+        "if reward[best] > reward[worst]",
+        "if reward[best] >= reward[worst]",
+        PREFERENCE,
     ),
 )

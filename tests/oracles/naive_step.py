@@ -15,6 +15,7 @@ from rl.likelihood import Elbo
 from rl.masks import MaskPlan
 from rl.method import Method
 from rl.objectives import Clipped, LinearBound, Stepwise, WeightedCrossEntropy
+from rl.preference import Dpo
 from rl.reduce import Constant
 from rl.scored import ScoredBatch
 from rollouts.law import Law
@@ -191,6 +192,28 @@ def _advantage(method: Method, batch: ScoredBatch, row: int, unit: int) -> float
     return float(batch.advantage[row, step[kind]])  # type: ignore[index]
 
 
+def _pairs(
+    method: Method, batch: ScoredBatch, new: dict[int, Tensor], reference: dict[int, float]
+) -> dict[int, Tensor]:
+    """Each paired row's share of its pair's loss: |A| times [-log sigmoid of the margin, smoothed, + the chosen row's loss per token]."""
+    objective, group = method.objective, batch.rollouts.group_id.tolist()
+    assert isinstance(objective, Dpo)
+    assert batch.advantage is not None
+    found = {}
+    for up in new:
+        for down in new:
+            if group[up] != group[down] or not float(batch.advantage[up]) > 0 > float(batch.advantage[down]):
+                continue
+            margin = objective.beta * ((new[up] - reference[up]) - (new[down] - reference[down]))
+            right, wrong = -(1 / (1 + (-margin).exp())).log(), -(1 / (1 + margin.exp())).log()
+            e = objective.label_smoothing
+            loss = ((1 - e) * right - e * wrong) / (1 - 2 * e)
+            loss = loss - objective.sft_weight * new[up] / len(_tokens(method, batch.rollouts, up))
+            for row in (up, down):
+                found[row] = abs(float(batch.advantage[row])) * loss
+    return found
+
+
 def _distance(method: Method, new: Tensor, reference: float, length: int) -> Tensor:
     if method.kl.estimator == "k2_sum":
         return (length * new - length * reference) ** 2 / 2 / length
@@ -225,11 +248,22 @@ def naive_loss(
             {key[0]: float(before[key][0]) for key in kept},
             {key[0]: float(anchor[key][0]) for key in kept},
         )
+    pairs = {}
+    if method.objective.kind == "dpo":
+        pairs = _pairs(
+            method,
+            batch,
+            {row: value for (row, _), (value, _) in ours.items()},
+            {row: float(value) for (row, _), (value, _) in anchor.items()},
+        )
     for (row, unit), (value, weight) in ours.items():
         if row not in units:
             continue
-        own = _advantage(method, batch, row, unit) if batch.advantage.dim() == 2 else advantage[row]
-        loss = _surrogate(method, value, float(before[row, unit][0]), own)
+        if method.objective.kind == "dpo":
+            loss = pairs.get(row, torch.zeros(()))
+        else:
+            own = _advantage(method, batch, row, unit) if batch.advantage.dim() == 2 else advantage[row]
+            loss = _surrogate(method, value, float(before[row, unit][0]), own)
         if method.objective.kind == "stepwise":
             on = (rollouts.canvas_mask[row] & ~rollouts.hint_mask[row]).nonzero().flatten().tolist()
             masked = sum(int(rollouts.reveal_step[row, place]) >= unit // rollouts.length for place in on)

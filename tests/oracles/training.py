@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl.advantages import best_worst
 from rl.config import OptimConfig
 from rl.learner import Learner
 from rl.masks import PlanKey
@@ -73,6 +74,15 @@ SEQUENCES: dict[str, tuple[str, dict[str, Any]]] = {
     "weighted cross-entropy, k3": (
         "elbo, sum",
         {"objective": WEIGHTED | {"baseline": "none"}, "kl": {"beta": 0.1}, "advantage": "group_centered"},
+    ),
+    "dpo": ("elbo, sum", {"objective": {"kind": "dpo"}, "advantage": "best_worst"}),
+    "dpo, smoothed": (
+        "every step, sum",
+        {"objective": {"kind": "dpo", "label_smoothing": 0.2, "sft_weight": 0.0}, "advantage": "best_worst"},
+    ),
+    "dpo, k3": (
+        "elbo, sum",
+        {"objective": {"kind": "dpo", "beta": 0.5}, "kl": {"beta": 0.1}, "advantage": "best_worst"},
     ),
 }
 # Methods on recorded answers, with advantages of their steps.
@@ -269,7 +279,10 @@ def preset_of(name: str, *, passes: int = 2, steps: int = 4) -> Method:
 def batch_for(policy: Policy, method: Method, spec: SamplerSpec = SPEC) -> ScoredBatch:
     hinted = getattr(method.estimator, "hints", None) is not None
     recorded = method.advantage == "stepwise"
-    return make_batch(policy, spec, binary=method.advantage == "verified", hinted=hinted, recorded=recorded)
+    batch = make_batch(policy, spec, binary=method.advantage == "verified", hinted=hinted, recorded=recorded)
+    if method.advantage == "best_worst":
+        return batch.with_advantage(best_worst(batch.reward, batch.rollouts.group_id))
+    return batch
 
 
 def prepared(policy: Policy, method: Method, **options: Any) -> tuple[Learner, Recorder, Weights | None]:

@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 
+from rl.advantages import GROUP_ADVANTAGES
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import PlanKey
 from rl.method import Method, forwards
 from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
+from rl.preference import Dpo
 from rl.presets import PRESETS, resolve
 from rollouts.spec import SamplerSpec
 from tests.oracles.batches import sample
@@ -82,6 +84,22 @@ def test_presets_of_trajectories_are_the_published_choices() -> None:
     agrpo = method(preset="agrpo")
     assert agrpo.estimator == Trajectory(sample_steps=24)
     assert (agrpo.inner_passes, agrpo.kl.beta, agrpo.advantage) == (1, 0.0, "group_centered")
+
+
+def test_presets_of_preferences_are_the_published_choices() -> None:
+    for name in ("vrpo", "online_vrpo"):
+        found = method(preset=name)
+        assert found.estimator == Elbo(draws=8, masks_per_level=1, length_normalized=False)  # n_t = 8, n_y = 1
+        assert found.objective == Dpo(beta=0.2, sft_weight=0.05, label_smoothing=0.0)
+        assert (found.advantage, found.inner_passes, found.kl.beta) == ("best_worst", 1, 0.0)
+        assert found.kl.reference == "start"
+        assert found.needs_reference
+        assert not found.on_policy
+        assert not found.scores_every_row
+    cost = forwards(method(preset="online_vrpo"), PUBLISHED, 6, 2, 8)  # of six rollouts a prompt, two are trained on
+    assert (cost["rollout"], cost["old"], cost["reference"], cost["train"]) == (12 * 128, 32, 32, 32)
+    assert forwards(method(preset="vrpo"), PUBLISHED, 2, 2, 8)["train"] == 32
+    assert forwards(method(preset="vrpo", kl={"beta": 0.1}), PUBLISHED, 6, 2, 8)["train"] == 96  # a KL term acts on all
 
 
 def test_what_a_method_asks_of_the_step() -> None:
@@ -160,6 +178,15 @@ def test_unknown_keys_are_refused() -> None:
         ({"preset": "dmpo", "estimator": {"kind": "trajectory"}}, "estimator.unit", "unit: sequence"),
         ({"preset": "dmpo", "advantage": "group_normalized"}, "advantage", "advantage: group_centered"),
         ({"kl": {"beta": 0.1, "estimator": "k2_sum"}}, "kl.estimator", "unit: sequence"),
+        ({"preset": "vrpo", "estimator": {"kind": "coupled"}}, "estimator.unit", "unit: sequence"),
+        ({"preset": "vrpo", "estimator": {"unit": "draw"}}, "estimator.unit", "unit: sequence"),
+        (
+            {"preset": "vrpo", "estimator": {"length_normalized": True}},
+            "estimator.length_normalized",
+            "length_normalized: false",
+        ),
+        ({"preset": "vrpo", "advantage": "group_normalized"}, "advantage", "advantage: best_worst"),
+        ({"preset": "online_vrpo", "mask_truncated": True}, "mask_truncated", "mask_truncated: false"),
         ({"preset": "espo", "estimator": {"length_normalized": False}}, "kl.estimator", "length_normalized: true"),
     ],
 )
@@ -169,7 +196,7 @@ def test_impossible_combinations(raw: dict, key: str, remedy: str) -> None:
     assert remedy in problems[0][1]
 
 
-@pytest.mark.parametrize("advantage", ["group_centered", "group_normalized", "leave_one_out", "softmax_difference"])
+@pytest.mark.parametrize("advantage", GROUP_ADVANTAGES)
 def test_a_group_of_one_has_no_baseline(advantage: str) -> None:
     assert keys(method(advantage=advantage), group_size=1) == ["advantage"]
     assert keys(method(preset="raft"), group_size=1) == []
