@@ -141,6 +141,7 @@ def plan(recipe: Recipe, network: Network, prompts: PromptSet, command: str = "t
     method = recipe.method
     lines += [
         ("method", f"{method.preset or 'own'}: {method.estimator.kind}, {method.objective.kind}, {method.advantage}"),
+        ("scoring law", method.scoring_law(sampler)),
         ("rollouts per update", f"{count} prompts x {group} = {count * group}"),
         ("sampler", f"canvas {sampler.canvas}, {sampler.blocks} blocks, {sampler.steps} steps, {sampler.selection}"),
         ("forwards per update", f"{total:,} rows: {_parts(cost)}; at most, and {cost['train']:,} backward"),

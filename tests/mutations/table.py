@@ -511,6 +511,26 @@ MUTATIONS = (
         "sampler.temperature < 0.0",
         METHOD,
     ),
+    Mutation(
+        "order named where it is scored",
+        "rl/compatibility.py",
+        "and not estimator.order\n",
+        "and estimator.order\n",
+        METHOD,
+    ),
+    Mutation(
+        "order of a single step", "rollouts/spec.py", "self.steps_per_block > 1\n", "self.steps_per_block > 0\n", METHOD
+    ),
+    Mutation(
+        "linear uses refused", "rl/compatibility.py", "and not method.on_policy\n", "or not method.on_policy\n", METHOD
+    ),
+    Mutation(
+        "penalties taken for linear",
+        "rl/compatibility.py",
+        "or method.kl.beta > 0\n",
+        "or method.kl.beta < 0\n",
+        METHOD,
+    ),
     # one step
     Mutation("padding counted in denominators", "rl/step.py", "(count * counted).sum()", "count.sum()", STEP),
     Mutation(
