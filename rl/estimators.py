@@ -10,6 +10,7 @@ from rl import masks
 from rl.likelihood import BaseEstimator, Elbo, Estimate, MeanField, Trajectory
 from rl.masks import MaskPlan, PlanKey
 from rl.noise import Noise
+from rl.own import or_own
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 
@@ -195,7 +196,9 @@ class Blockwise(BaseEstimator, Noise):
         return (spec.block + 1) / 2
 
 
-Estimator = Annotated[
+BuiltIn = Annotated[
     MeanField | Trajectory | Elbo | Coupled | RandomTokens | Sandwich | ArOrder | Blockwise,
     Field(discriminator="kind"),
 ]
+_accepts, _dumps = or_own(BaseEstimator)
+Estimator = Annotated[BuiltIn, _accepts, _dumps]

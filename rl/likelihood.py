@@ -48,6 +48,7 @@ class BaseEstimator(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     linear: ClassVar[bool] = True
 
+    kind: str
     unit: Unit
     length_normalized: bool
     law: Literal["raw", "sampler"]

@@ -11,14 +11,20 @@ from rl.advantages import AdvantageName
 from rl.compatibility import problems
 from rl.estimators import ArOrder, Estimator
 from rl.likelihood import Elbo, MeanField, Trajectory
-from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
+from rl.objectives import BaseObjective, Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
+from rl.own import or_own
 from rl.reduce import Constant, Reduction
 from rollouts.spec import SamplerSpec
 
 # What a method may take for something else if it says so; rl.compatibility asks for the name where it is needed.
 Approximation = Literal["order_conditional", "biased_ratio"]
 
-Objective = Annotated[Clipped | LinearBound | PolicyGradient | Raft | WeightedCrossEntropy, Field(discriminator="kind")]
+_accepts, _dumps = or_own(BaseObjective)
+Objective = Annotated[
+    Annotated[Clipped | LinearBound | PolicyGradient | Raft | WeightedCrossEntropy, Field(discriminator="kind")],
+    _accepts,
+    _dumps,
+]
 
 
 class Kl(BaseModel):

@@ -127,6 +127,8 @@ def effective_share(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
 class _Component(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    kind: str
+
     # At new = old the derivative depends on the advantage alone, so an on-policy pass needs no scores beforehand.
     known_on_policy: ClassVar[bool] = True
     # It compares the policy with the reference, whatever the KL term does.
@@ -137,6 +139,9 @@ class _Component(BaseModel):
     def tails(self, units: Units) -> dict[str, tuple[float, float]]:
         """Smallest and largest of what this objective weighs samples by."""
         return {}
+
+
+BaseObjective = _Component  # what an objective of the user's own derives from
 
 
 class _Ratio(_Component):
