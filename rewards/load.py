@@ -147,13 +147,23 @@ def _resolve(fn: Any, base: Path) -> tuple[Callable[..., Any], str]:
         raise RewardError(
             f"needs the name of a function, such as 'sudoku.solved' or 'my_rewards.py:brevity'; got {fn!r}"
         )
-    source, colon, attribute = fn.strip().rpartition(":")
+    _, colon, attribute = fn.strip().rpartition(":")
     if not colon:
         return _builtin(fn.strip())
+    module, where = load_module(fn.strip(), base)
+    return _attribute(module, attribute, where), attribute
+
+
+def load_module(name: str, base: Path) -> tuple[ModuleType, str]:
+    """The module of `file.py:Name` (a file relative to `base`) or `package.module:Name`, and what to call it in messages.
+
+    Raises RewardError.
+    """
+    source = name.rpartition(":")[0]
     if source.endswith(".py") or "/" in source or "\\" in source:
         path = (base / Path(source).expanduser()).resolve()
-        return _attribute(_load_file(path), attribute, f"the file {path}"), attribute
-    return _attribute(_import(source, fn), attribute, f"the module {source}"), attribute
+        return _load_file(path), f"the file {path}"
+    return _import(source, name), f"the module {source}"
 
 
 def _builtin(name: str) -> tuple[Callable[..., Any], str]:

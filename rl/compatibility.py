@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from rl.advantages import GROUP_ADVANTAGES
+from rl.estimators import Blockwise
 from rl.likelihood import Trajectory
 from rl.objectives import Clipped, LinearBound, Raft, Stepwise, WeightedCrossEntropy
 from rl.preference import Dpo
@@ -28,6 +29,11 @@ def problems(method: "Method", sampler: SamplerSpec, group_size: int) -> list[tu
         )
     if isinstance(method.objective, Raft) and method.kl.beta > 0:
         found.append(("kl.beta", "objective raft has no reference term; set kl.beta: 0"))
+    if isinstance(method.estimator, Blockwise) and (method.estimator.sample_blocks or 0) > sampler.blocks:
+        what = f"{method.estimator.sample_blocks} is more than the {sampler.blocks} blocks"
+        found.append(
+            ("estimator.sample_blocks", f"{what} of rollout.canvas; leave sample_blocks out to score them all")
+        )
     if isinstance(method.estimator, Trajectory):
         found += _trajectory_problems(method.estimator, sampler, method.exact_kl)
     if method.estimator.law == "sampler" and sampler.temperature == 0.0:
@@ -41,7 +47,7 @@ def problems(method: "Method", sampler: SamplerSpec, group_size: int) -> list[tu
                 "under rollout.top_p the two laws have different supports and no finite divergence; use kl.estimator: k2",
             )
         )
-    found += _objective_problems(method)
+    found += _objective_problems(method) + _unnamed_approximations(method, sampler)
     if (
         method.advantage == "verified"
         and method.inner_passes > 1
@@ -163,11 +169,50 @@ def _dpo_problems(method: "Method") -> list[tuple[str, str]]:
     return found
 
 
+def _unnamed_approximations(method: "Method", sampler: SamplerSpec) -> list[tuple[str, str]]:
+    """What is an approximation and does not say so."""
+    found, estimator = [], method.estimator
+    product = isinstance(estimator, Trajectory) and not estimator.order
+    chosen = sampler.selection == "confidence" and sampler.policy_orders
+    if product and chosen and "order_conditional" not in method.approximations:
+        found.append(
+            (
+                "approximations",
+                "under rollout.selection confidence the order depends on the policy, and a product of token probabilities is "
+                "conditional on it; name it with approximations: [order_conditional], or score the order with "
+                "estimator: {order: true, unit: step, law: sampler}",
+            )
+        )
+    sampled = (isinstance(estimator, Trajectory) and estimator.sample_steps is not None) or (
+        isinstance(estimator, Blockwise) and estimator.sample_blocks is not None
+    )
+    ratio = isinstance(method.objective, Clipped | LinearBound) and not method.on_policy
+    nonlinear = ratio or isinstance(method.objective, WeightedCrossEntropy)
+    nonlinear = nonlinear or (method.kl.beta > 0 and not method.exact_kl)
+    if sampled and estimator.unit == "sequence" and nonlinear and "biased_ratio" not in method.approximations:
+        found.append(
+            (
+                "approximations",
+                "a ratio, weight or KL of a sum over sampled steps or blocks is biased, though the sum is not; name it with "
+                "approximations: [biased_ratio], or score every step or block",
+            )
+        )
+    return found
+
+
 def _trajectory_problems(estimator: Trajectory, sampler: SamplerSpec, exact: bool) -> list[tuple[str, str]]:
     found = []
-    if estimator.segments is not None and estimator.sample_steps is not None:
-        found.append(("estimator.sample_steps", "segments and sample_steps exclude each other; keep one of them"))
-    for key in ("segments", "sample_steps"):
+    chosen = [key for key in ("segments", "shrink", "sample_steps") if getattr(estimator, key) is not None]
+    if len(chosen) > 1:
+        found.append((f"estimator.{chosen[-1]}", f"{' and '.join(chosen)} exclude each other; keep one of them"))
+    if estimator.sample_by == "entropy" and estimator.sample_steps is None:
+        found.append(
+            (
+                "estimator.sample_by",
+                "entropy chooses among steps, and all are scored; set sample_steps, or leave it out",
+            )
+        )
+    for key in ("segments", "shrink", "sample_steps"):
         value = getattr(estimator, key)
         if value is not None and value > sampler.steps:
             found.append(
@@ -186,10 +231,11 @@ def _trajectory_problems(estimator: Trajectory, sampler: SamplerSpec, exact: boo
                 "the order belongs to a whole step, not to a token; with order: true use unit: step or sequence",
             )
         )
-    if estimator.segments is not None:
-        found.append(
-            ("estimator.segments", "merged steps have no law of the order; with order: true leave segments out")
-        )
+    for key in ("segments", "shrink"):
+        if getattr(estimator, key) is not None:
+            found.append(
+                (f"estimator.{key}", f"merged steps have no law of the order; with order: true leave {key} out")
+            )
     if estimator.law != "sampler":
         found.append(("estimator.law", "the order is drawn by the sampler; with order: true use law: sampler"))
     if sampler.selection == "random":

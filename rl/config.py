@@ -245,6 +245,7 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         (("model", "path"), ()),
         (("model", "adapter"), ()),
     ]
+    named += [(("method", part, "kind"), (".py",)) for part in presets.UNION_KEYS]
     rewards = data.get("rewards")
     named += [(("rewards", index, "fn"), (".py",)) for index in range(len(rewards) if isinstance(rewards, list) else 0)]
     for path, suffixes in named:

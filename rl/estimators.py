@@ -10,6 +10,7 @@ from rl import masks
 from rl.likelihood import BaseEstimator, Elbo, Estimate, MeanField, Trajectory
 from rl.masks import MaskPlan, PlanKey
 from rl.noise import Noise
+from rl.own import or_own
 from rl.x0_action import X0Action
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
@@ -159,7 +160,50 @@ def _log_mean_power(values: Tensor, plan: MaskPlan, rows: int, beta: float) -> t
     return torch.where(seen, (torch.where(seen, total, 1.0).log() + peak) / beta, 0.0), seen
 
 
-Estimator = Annotated[
-    MeanField | Trajectory | Elbo | Coupled | RandomTokens | Sandwich | X0Action,
+class ArOrder(BaseEstimator):
+    """Left to right (JustGRPO, arXiv 2601.15165): each token scored with the canvas masked from it on, so L views and an exact
+    log-likelihood of left-to-right decoding. On rollouts of blocks of one token these are the sampler's own states."""
+
+    kind: Literal["ar_order"] = "ar_order"
+    unit: Literal["token", "sequence"] = "token"
+    length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
+    law: Literal["raw", "sampler"] = "raw"
+
+    def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
+        return masks.ar_order(batch)
+
+    def views_per_rollout(self, spec: SamplerSpec) -> int:
+        return spec.canvas
+
+
+class Blockwise(BaseEstimator, Noise):
+    """Block-wise evidence lower bound: ``rl.noise`` within a block, earlier blocks shown, later ones masked, as the sampler saw it
+    (TraceRL, arXiv 2509.06949, and DiRL, arXiv 2512.22234, for block models; SPG's block masks, arXiv 2510.09541, without its noise on
+    the context). For models with full attention each block is a view of its own."""
+
+    kind: Literal["blockwise"] = "blockwise"
+    sample_blocks: int | None = Field(
+        default=None,
+        ge=1,
+        description="score K of the row's blocks, stratified, weighted by 1/inclusion; null: every block",
+    )
+    unit: Literal["sequence"] = "sequence"
+    length_normalized: bool = Field(default=True, description="divide by the number of tokens")
+    law: Literal["raw", "sampler"] = "raw"
+
+    def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
+        return masks.blockwise(batch, key, self, self.sample_blocks)
+
+    def views_per_rollout(self, spec: SamplerSpec) -> int:
+        return self.views * min(spec.blocks, self.sample_blocks or spec.blocks)
+
+    def scored_per_view(self, spec: SamplerSpec) -> float:
+        return (spec.block + 1) / 2
+
+
+BuiltIn = Annotated[
+    MeanField | Trajectory | Elbo | Coupled | RandomTokens | Sandwich | ArOrder | Blockwise | X0Action,
     Field(discriminator="kind"),
 ]
+_accepts, _dumps = or_own(BaseEstimator)
+Estimator = Annotated[BuiltIn, _accepts, _dumps]

@@ -53,6 +53,7 @@ class BaseEstimator(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     linear: ClassVar[bool] = True
 
+    kind: str
     unit: Unit
     length_normalized: bool
     law: Literal["raw", "sampler"]
@@ -162,8 +163,13 @@ class Trajectory(BaseEstimator):
     segments: int | None = Field(
         default=None, ge=1, description="merge the steps into N segments (d2); null scores every step"
     )
+    shrink: int | None = Field(default=None, ge=1, description="merge every s consecutive steps (TraceRL)")
     sample_steps: int | None = Field(
-        default=None, ge=1, description="score K stratified steps, weighted by 1/inclusion (AGRPO)"
+        default=None, ge=1, description="score K of the steps, weighted by 1/inclusion (AGRPO)"
+    )
+    sample_by: Literal["uniform", "entropy"] = Field(
+        default="uniform",
+        description="sampled steps: one of each of K equal strata; more often where the sampler was unsure",
     )
     order: bool = Field(default=False, description="add the log-probability of the choice of positions")
     unit: Literal["token", "step", "draw", "sequence"] = "token"
@@ -176,15 +182,24 @@ class Trajectory(BaseEstimator):
     def unit_count(self, batch: RolloutBatch) -> Tensor:
         if self.unit != "step":
             return super().unit_count(batch)
-        step = masks.scoring_step(batch, self.segments)
+        step = masks.scoring_step(batch, self.segments, self.shrink)
         seen = torch.zeros(len(batch), batch.steps + 1, dtype=torch.int64).scatter_(1, step + 1, 1)
         return seen[:, 1:].sum(1)
 
     def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
-        return masks.trajectory(batch, key, segments=self.segments, sample_steps=self.sample_steps, order=self.order)
+        return masks.trajectory(
+            batch,
+            key,
+            segments=self.segments,
+            shrink=self.shrink,
+            sample_steps=self.sample_steps,
+            by_entropy=self.sample_by == "entropy",
+            order=self.order,
+        )
 
     def views_per_rollout(self, spec: SamplerSpec) -> int:
-        return min(n for n in (spec.steps, self.segments, self.sample_steps) if n is not None)
+        merged = -(-spec.steps // (self.shrink or 1))
+        return min(n for n in (merged, self.segments, self.sample_steps) if n is not None)
 
     def scored_per_view(self, spec: SamplerSpec) -> float:
         if self.sample_steps is not None:  # a sub-sample of the steps scores its share

@@ -143,30 +143,38 @@ def trajectory(
     key: PlanKey,
     *,
     segments: int | None = None,
+    shrink: int | None = None,
     sample_steps: int | None = None,
+    by_entropy: bool = False,
     order: bool = False,
 ) -> MaskPlan:
     """Views of the states that the sampler passed through; each drawn token is scored in the state that revealed it.
 
     segments: merge the T steps into N equal segments and score a token in the state at the start of its segment (d2-StepMerge, arXiv
     2509.21474; N = T is exact, N = 1 is mean-field without prompt noise).
+    shrink: merge every s consecutive steps instead (TraceRL, arXiv 2509.06949; s = 1 is exact).
     sample_steps: K of the row's steps, one drawn uniformly from each of K equal strata (AGRPO, arXiv 2510.04019); a step is included
     with probability 1/(size of its stratum) and its weight is that size, so weighted sums are unbiased.
+    by_entropy: K steps without replacement, more often where the sampler was unsure (AGRPO's other choice); see ``inclusion``.
     order: also score the positions left masked in the active block, for the exact law of the order.
     """
     if FINISH_GIVEN in batch.finish_reason:
         raise ValueError("given completions have no steps of revelation; score them by elbo or mean_field")
     spec = batch.sampler_spec
-    state = scoring_step(batch, segments)
+    _check_states(batch)
+    state = scoring_step(batch, segments, shrink)
     row, step, weight = [], [], []
     for index, rollout in enumerate(batch.rollout_id.tolist()):
         own = state[index][state[index] >= 0].unique()  # sorted
-        picked, inverse_probability = (
-            _stratified(own, sample_steps, key.stream(rollout)) if sample_steps else (own, None)
-        )
+        picked, inverse_probability = own, torch.ones(len(own))
+        if sample_steps and by_entropy:
+            size = np.array([float(batch.entropy[index][state[index] == one].double().sum()) for one in own])
+            picked, inverse_probability = _systematic(own, inclusion(size, sample_steps), key.stream(rollout))
+        elif sample_steps:
+            picked, inverse_probability = _stratified(own, sample_steps, key.stream(rollout))
         row.append(torch.full_like(picked, index))
         step.append(picked)
-        weight.append(torch.ones(len(picked)) if inverse_probability is None else inverse_probability)
+        weight.append(inverse_probability)
     rows, at = torch.cat(row), torch.cat(step)
     scored = state[rows] == at.unsqueeze(1)
     hidden = _canvas(batch)[rows] & (batch.reveal_step[rows] >= at.unsqueeze(1))
@@ -188,9 +196,20 @@ def trajectory(
     )
 
 
-def scoring_step(batch: RolloutBatch, segments: int | None = None) -> Tensor:
+def _check_states(batch: RolloutBatch) -> None:
+    """Raises ``ValueError`` for rows that no sampler of ours denoised: without reveal steps there are no states to score."""
+    lost = (batch.loss_mask & (batch.reveal_step < 0)).any(1).nonzero().flatten().tolist()
+    if lost:
+        raise ValueError(
+            f"a trajectory is scored in the states the sampler passed through, and rollout {int(batch.rollout_id[lost[0]])} "
+            f"(of {len(lost)}) has no reveal steps; use an estimator that needs none, such as elbo or mean_field"
+        )
+
+
+def scoring_step(batch: RolloutBatch, segments: int | None = None, shrink: int | None = None) -> Tensor:
     """For each drawn token the step whose state scores it, -1 elsewhere; int64 ``[B, S]``."""
-    merge = torch.arange(batch.steps) if segments is None else _segment_starts(batch.steps, segments)
+    steps = torch.arange(batch.steps)
+    merge = _segment_starts(batch.steps, segments) if segments is not None else steps // (shrink or 1) * (shrink or 1)
     return torch.where(batch.drawn_mask, merge[batch.reveal_step.clamp(0, batch.steps - 1)], -1)
 
 
@@ -205,6 +224,37 @@ def _stratified(own: Tensor, count: int, generator: np.random.Generator) -> tupl
     strata = [part for part in np.array_split(np.arange(len(own)), count) if len(part)]
     picks = [int(part[generator.integers(len(part))]) for part in strata]
     return own[picks], torch.tensor([float(len(part)) for part in strata])
+
+
+def inclusion(size: np.ndarray, count: int) -> np.ndarray:
+    """Probability that each of n steps is among ``count`` sampled ones, proportional to its size where that stays below 1; ``[n]``.
+
+        pi_t = min(1, c s_t),   s_t = 0.9 size_t / sum size + 0.1 / n,   c such that sum pi = count
+
+    The tenth that is shared evenly is ours: without it a step the sampler was sure of would weigh without bound, or never be seen.
+    """
+    total = float(size.sum())
+    even = np.full(len(size), 1.0 / max(len(size), 1))
+    share = 0.9 * size / total + 0.1 * even if total > 0.0 else even
+    certain = np.full(len(size), count >= len(size))
+    while True:
+        left = count - int(certain.sum())
+        chance = np.where(certain, 1.0, left * share / max(float(share[~certain].sum()), 1e-300))
+        over = (chance > 1.0) & ~certain
+        if not over.any():
+            return chance
+        certain |= over
+
+
+def _systematic(own: Tensor, chance: np.ndarray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Systematic sampling with one uniform number: each of ``own`` with its ``chance``, as many as they add up to (Madow 1949).
+
+    Returns the picks and 1 / chance.
+    """
+    edges = np.concatenate([[0.0], np.cumsum(chance)])
+    ticks = np.ceil(edges - float(generator.random()))  # how many of u, u + 1, ... lie below each edge
+    picks = np.flatnonzero(np.diff(ticks) > 0)
+    return own[picks], torch.from_numpy(1.0 / chance[picks]).float()
 
 
 def elbo(batch: RolloutBatch, key: PlanKey, noise: Noise) -> MaskPlan:
@@ -251,6 +301,55 @@ def random_tokens(batch: RolloutBatch, key: PlanKey, ratio: Callable[[int], floa
         if hidden.any():
             picks.append((index, 0, hidden, length / float(chance.sum())))
     return _token_views(batch, picks)
+
+
+def ar_order(batch: RolloutBatch) -> MaskPlan:
+    """Each token of ``loss_mask`` where the canvas from it on is masked (JustGRPO, arXiv 2601.15165): the left-to-right factorisation
+
+        log p(x) = sum_i log p(x_i | prompt, x_<i, MASK from i on),   L views.
+
+    Hints stay shown, and canvas positions after EOS masked, so the answer's length is not given away.
+    """
+    row, place = batch.loss_mask.nonzero(as_tuple=True)
+    at = torch.arange(batch.length)
+    scored = at == place.unsqueeze(1)
+    return MaskPlan(
+        row=row,
+        step=torch.full_like(row, -1),
+        draw=batch.loss_mask.cumsum(1)[row, place] - 1,
+        masked=_canvas(batch)[row] & (at >= place.unsqueeze(1)),
+        scored=scored,
+        weight=scored.float(),
+    )
+
+
+def blockwise(batch: RolloutBatch, key: PlanKey, noise: Noise, sample_blocks: int | None = None) -> MaskPlan:
+    """Views of a block as the sampler saw it: earlier blocks shown, later ones masked, ``noise`` within the block alone.
+
+    The weighted sum estimates sum over blocks of E_sigma sum_i log p(x_i | earlier blocks, those of its own block before it), at most the
+    log-likelihood of decoding block by block, one token a step in random order. sample_blocks: K of the row's blocks, one from each of
+    K equal strata, weighted by 1 / inclusion (SPG, arXiv 2510.09541, draws K of them).
+    """
+    size, start = batch.sampler_spec.block, batch.canvas_mask.int().argmax(1)
+    block = (torch.arange(batch.length) - start.unsqueeze(1)).div(size, rounding_mode="floor")
+    picks, at = [], []
+    for index, rollout in enumerate(batch.rollout_id.tolist()):
+        of_token = block[index][batch.loss_mask[index]]
+        own = of_token.unique()
+        picked, scale = own, torch.ones(len(own))
+        if sample_blocks:
+            picked, scale = _stratified(own, sample_blocks, key.stream(rollout))
+        for here, inverse_probability in zip(picked.tolist(), scale.tolist(), strict=True):
+            inside = (of_token == here).numpy()
+            streams = [key.stream(rollout, 1 + here * noise.draws + number) for number in range(noise.draws)]
+            for one in subsets(noise, streams, int(inside.sum())):
+                hidden = np.zeros(len(inside), dtype=bool)
+                hidden[inside] = one.hidden
+                picks.append((index, here * noise.views + one.draw, hidden, one.weight * inverse_probability))
+                at.append(here)
+    plan = _token_views(batch, picks)
+    later = block[plan.row] > torch.tensor(at, dtype=torch.int64).unsqueeze(1)
+    return replace(plan, masked=plan.masked | (later & _canvas(batch)[plan.row]))
 
 
 def _lengths(batch: RolloutBatch) -> list[tuple[int, int]]:

@@ -9,15 +9,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rl.advantages import AdvantageName
 from rl.compatibility import problems
-from rl.estimators import Estimator
+from rl.estimators import ArOrder, Estimator
 from rl.likelihood import Elbo, MeanField, Trajectory
-from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, Stepwise, WeightedCrossEntropy
+from rl.objectives import BaseObjective, Clipped, LinearBound, PolicyGradient, Raft, Stepwise, WeightedCrossEntropy
+from rl.own import or_own
 from rl.preference import Dpo
 from rl.reduce import Constant, Reduction
 from rollouts.spec import SamplerSpec
 
+# What a method may take for something else if it says so; rl.compatibility asks for the name where it is needed.
+Approximation = Literal["order_conditional", "biased_ratio"]
+
+_accepts, _dumps = or_own(BaseObjective)
 Objective = Annotated[
-    Clipped | Dpo | LinearBound | PolicyGradient | Raft | Stepwise | WeightedCrossEntropy, Field(discriminator="kind")
+    Annotated[
+        Clipped | Dpo | LinearBound | PolicyGradient | Raft | Stepwise | WeightedCrossEntropy,
+        Field(discriminator="kind"),
+    ],
+    _accepts,
+    _dumps,
 ]
 
 
@@ -59,6 +69,12 @@ class Method(BaseModel):
         default=False, description="leave rollouts without EOS out of the loss (TRL: mask_truncated_completions)"
     )
 
+    approximations: tuple[Approximation, ...] = Field(
+        default=(),
+        description="named where they act. order_conditional: token probabilities given an order that the policy chose; "
+        "biased_ratio: a ratio, or another function, of a sum that was only sampled",
+    )
+
     def problems(self, sampler: SamplerSpec, group_size: int) -> list[tuple[str, str]]:
         """``(key, message with remedy)`` for every combination that has no meaning; empty if sound."""
         return problems(self, sampler, group_size)
@@ -67,6 +83,15 @@ class Method(BaseModel):
         """The derivative of a unit depends on the scores of one micro-batch alone, so that the forward with gradient is the only one a
         pass needs. views: of a row, at most."""
         return not self.objective.couples_rows and (self.estimator.scored_once or views <= micro_batch)
+
+    def scoring_law(self, sampler: SamplerSpec) -> str:
+        """What the estimate is the log-probability of, in words."""
+        estimator, law = self.estimator, self.estimator.law
+        if isinstance(estimator, Trajectory):
+            if estimator.order:
+                return f"{law}, joint with the order"
+            return f"{law}, given the order" if sampler.policy_orders else f"{law}, exact"
+        return f"{law}, left to right" if isinstance(estimator, ArOrder) else f"{law}, surrogate"
 
     @property
     def on_policy(self) -> bool:

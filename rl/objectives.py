@@ -127,8 +127,10 @@ def effective_share(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     return (ratio.sum().square() / (len(ratio) * ratio.square().sum())).to(new.dtype)
 
 
-class _Component(BaseModel):
+class BaseObjective(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: str
 
     # At new = old the derivative depends on the advantage alone, so an on-policy pass needs no scores beforehand.
     known_on_policy: ClassVar[bool] = True
@@ -144,7 +146,10 @@ class _Component(BaseModel):
         return {}
 
 
-class _Ratio(_Component):
+BaseObjective = BaseObjective  # what an objective of the user's own derives from
+
+
+class _Ratio(BaseObjective):
     """An objective on the likelihood ratio r = exp(new - old), clipped where the step has gone far enough."""
 
     epsilon_low: float = Field(default=0.2, gt=0.0, le=1.0)
@@ -206,7 +211,7 @@ class LinearBound(_Ratio):
         return linear_bound(units.new, units.old, units.advantage)
 
 
-class Raft(_Component):
+class Raft(BaseObjective):
     """Maximum likelihood of verified samples: loss = -A * new with A in {0, 1} (RAFT, arXiv 2304.06767)."""
 
     kind: Literal["raft"] = "raft"
@@ -218,7 +223,7 @@ class Raft(_Component):
         return {"verified_share": ((units.advantage * units.mask).sum(), units.mask.sum())}
 
 
-class PolicyGradient(_Component):
+class PolicyGradient(BaseObjective):
     """Weighted likelihood without ratio or clip: loss = -A * new (REINFORCE; wd1, arXiv 2507.08838, with its own advantage).
 
     Further passes over the same rollouts are not corrected for the policy having moved.
@@ -234,7 +239,7 @@ class PolicyGradient(_Component):
         return {"log_ratio": (((units.new - units.old) * units.mask).sum(), units.mask.sum())}
 
 
-class WeightedCrossEntropy(_Component):
+class WeightedCrossEntropy(BaseObjective):
     """DMPO's weighted denoising cross-entropy: -weight * new, the weights from old and reference estimates of the same draws."""
 
     kind: Literal["weighted_ce"] = "weighted_ce"

@@ -147,6 +147,7 @@ def plan(
     method = recipe.method
     lines += [
         ("method", f"{method.preset or 'own'}: {method.estimator.kind}, {method.objective.kind}, {method.advantage}"),
+        ("scoring law", method.scoring_law(sampler)),
         (
             ("pairs per update", f"{count}, stored; nothing is sampled for training")
             if recipe.data.preferences is not None

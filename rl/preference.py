@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rl.objectives import Metrics, Units, _Component
+from rl.objectives import BaseObjective, Metrics, Units
 
 
 def dpo_loss(score: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -44,7 +44,7 @@ def pairs_of(advantage: Tensor, mask: Tensor, group: Tensor) -> tuple[Tensor, Te
     return chosen[torch.isin(group[chosen], group[rejected])], rejected[torch.isin(group[rejected], group[chosen])]
 
 
-class Dpo(_Component):
+class Dpo(BaseObjective):
     """DPO on ELBO differences, and VRPO's small supervised term on the chosen row:
 
         s = beta [(new - ref)(chosen) - (new - ref)(rejected)],   loss = -log sigmoid(s) + sft_weight * (-new(chosen) / tokens)

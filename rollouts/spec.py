@@ -43,6 +43,11 @@ class SamplerSpec(BaseModel):
     def steps_per_block(self) -> int:
         return self.steps // self.blocks
 
+    @property
+    def policy_orders(self) -> bool:
+        """Whether the policy has a say in the order of revelation: a step keeps some of the masked positions, by what it makes of them."""
+        return self.selection != "random" and self.steps_per_block > 1
+
     def digest(self) -> str:
         """Twelve hexadecimal digits that name this law in logs and files."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]

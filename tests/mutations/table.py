@@ -23,6 +23,7 @@ MASKS = "tests/rl/test_masks.py"
 SCORES = "tests/rl/test_likelihood.py"
 NOISE = "tests/rl/test_noise.py"
 ESTIMATORS = "tests/rl/test_estimators.py"
+BLOCKS = "tests/rl/test_estimators_blocks.py"
 ADVANTAGES = "tests/rl/test_advantages.py"
 OBJECTIVES = "tests/rl/test_objectives.py"
 GROUPS = "tests/rl/test_objectives_group.py"
@@ -263,6 +264,42 @@ MUTATIONS = (
     Mutation(
         "late tokens kept", "rl/masks.py", "np.linspace(1.0, 0.0, length)", "np.linspace(0.0, 1.0, length)", ESTIMATORS
     ),
+    Mutation(
+        "steps merged without their first",
+        "rl/masks.py",
+        "steps // (shrink or 1) * (shrink or 1)",
+        "steps // (shrink or 1)",
+        BLOCKS,
+    ),
+    Mutation(
+        "entropy of other steps",
+        "rl/masks.py",
+        "[state[index] == one].double()",
+        "[state[index] >= one].double()",
+        BLOCKS,
+    ),
+    Mutation("chances above one", "rl/masks.py", "over = (chance > 1.0)", "over = (chance > 9.0)", BLOCKS),
+    Mutation("certain steps counted twice", "rl/masks.py", "left = count - int(certain.sum())", "left = count", BLOCKS),
+    Mutation(
+        "weight is the chance", "rl/masks.py", "from_numpy(1.0 / chance[picks])", "from_numpy(chance[picks])", BLOCKS
+    ),
+    Mutation("ticks on the wrong side", "rl/masks.py", "np.ceil(edges - float(", "np.ceil(edges + float(", BLOCKS),
+    Mutation(
+        "left to right shows its token",
+        "rl/masks.py",
+        "_canvas(batch)[row] & (at >= place.unsqueeze(1))",
+        "_canvas(batch)[row] & (at > place.unsqueeze(1))",
+        BLOCKS,
+    ),
+    Mutation("later blocks shown", "rl/masks.py", "later = block[plan.row] >", "later = block[plan.row] <", BLOCKS),
+    Mutation("blocks unweighted", "rl/masks.py", "one.weight * inverse_probability)", "one.weight)", BLOCKS),
+    Mutation(
+        "blocks from the row's start",
+        "rl/masks.py",
+        "(torch.arange(batch.length) - start",
+        "(torch.arange(batch.length) - 0 * start",
+        BLOCKS,
+    ),
     # likelihood
     Mutation("coupled unweighted", "rl/estimators.py", "values * weight)", "values * scored)", ESTIMATORS),
     Mutation("schedule one pass late", "rl/estimators.py", "(done + 1) / key.passes", "done / key.passes", ESTIMATORS),
@@ -474,6 +511,26 @@ MUTATIONS = (
         "rl/compatibility.py",
         "sampler.temperature == 0.0",
         "sampler.temperature < 0.0",
+        METHOD,
+    ),
+    Mutation(
+        "order named where it is scored",
+        "rl/compatibility.py",
+        "and not estimator.order\n",
+        "and estimator.order\n",
+        METHOD,
+    ),
+    Mutation(
+        "order of a single step", "rollouts/spec.py", "self.steps_per_block > 1\n", "self.steps_per_block > 0\n", METHOD
+    ),
+    Mutation(
+        "linear uses refused", "rl/compatibility.py", "and not method.on_policy\n", "or not method.on_policy\n", METHOD
+    ),
+    Mutation(
+        "penalties taken for linear",
+        "rl/compatibility.py",
+        "or method.kl.beta > 0\n",
+        "or method.kl.beta < 0\n",
         METHOD,
     ),
     # one step

@@ -37,7 +37,8 @@ class Every:
         self.probability *= chances[self.path[at]]
         return self.path[at]
 
-    def integers(self, low: int, high: int) -> int:
+    def integers(self, low: int, high: int | None = None) -> int:
+        low, high = (0, low) if high is None else (low, high)
         return low + self.choose([1 / (high - low)] * (high - low))
 
     def permutation(self, size: int) -> np.ndarray:

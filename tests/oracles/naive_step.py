@@ -85,7 +85,7 @@ def _units(method: Method, batch: RolloutBatch, row: int) -> int:
         return min(1, len(tokens))
     steps = {int(batch.reveal_step[row, place]) for place in tokens}
     if estimator.segments is None:
-        return len(steps)
+        return len({step // (estimator.shrink or 1) for step in steps})
     # N segments of T steps: the first T mod N hold one more.
     size, larger = divmod(batch.steps, estimator.segments)
     edges = [size * n + min(n, larger) for n in range(1, estimator.segments + 1)]

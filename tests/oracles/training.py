@@ -38,9 +38,12 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "every step, sum": {"kind": "trajectory", "unit": "sequence", "length_normalized": False},
     "segments, token": {"kind": "trajectory", "segments": 3},
     "segments, step": {"kind": "trajectory", "segments": 3, "unit": "step"},
+    "shrunk, token": {"kind": "trajectory", "shrink": 3},
+    "shrunk, step": {"kind": "trajectory", "shrink": 2, "unit": "step"},
     "sampled, token": {"kind": "trajectory", "sample_steps": 2},
     "sampled, step": {"kind": "trajectory", "sample_steps": 2, "unit": "step"},
     "sampled, sequence": {"kind": "trajectory", "sample_steps": 2, "unit": "sequence"},
+    "sampled by entropy": {"kind": "trajectory", "sample_steps": 2, "sample_by": "entropy"},
     "order, step": {"kind": "trajectory", "order": True, "unit": "step"},
     "order, sequence": {"kind": "trajectory", "order": True, "unit": "sequence"},
     "order, sampled": {"kind": "trajectory", "order": True, "unit": "step", "sample_steps": 2},
@@ -50,6 +53,9 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "coupled": {"kind": "coupled"},
     "sandwich": {"kind": "sandwich", "draws": 3},
     "random tokens": {"kind": "random_tokens", "schedule": "random_start"},
+    "left to right": {"kind": "ar_order"},
+    "blocks": {"kind": "blockwise", "draws": 2},
+    "one block": {"kind": "blockwise", "draws": 1, "pair": "complement", "sample_blocks": 1},
     "elbo, sum": {"kind": "elbo", "draws": 2, "length_normalized": False, "law": "sampler"},
 }
 CLIPPED = {"kind": "clipped", "epsilon_low": 0.05, "epsilon_high": 0.1}
@@ -269,7 +275,7 @@ def stepwise_of(name: str, reduction: str = "sequences", **rest: Any) -> Method:
 def preset_of(name: str, *, passes: int = 2, steps: int = 4) -> Method:
     """A preset cut down to the toy size: as many draws, segments and passes as fit."""
     raw = PRESETS[name]
-    most = {"segments": steps - 1, "sample_steps": steps // 2, "draws": 3}
+    most = {"segments": steps - 1, "shrink": steps // 2, "sample_steps": steps // 2, "draws": 3}
     estimator = {key: min(value, most[key]) if key in most else value for key, value in raw["estimator"].items()}
     return Method.model_validate(
         {**raw, "estimator": estimator, "inner_passes": min(passes, raw["inner_passes"]), "preset": name}

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from rl.estimators import ArOrder, Blockwise
 from rl.likelihood import Elbo, MeanField, Trajectory, score_views
 from rl.masks import PlanKey
 from rollouts import denoise
@@ -438,7 +439,14 @@ ESTIMATORS = [
     Trajectory(),
     Trajectory(sample_steps=2),
     Trajectory(segments=2, unit="step"),
+    Trajectory(shrink=3),
+    Trajectory(shrink=2, unit="step"),
     Trajectory(unit="step", sample_steps=2),
+    Trajectory(sample_steps=2, sample_by="entropy"),
+    ArOrder(),
+    ArOrder(unit="sequence"),
+    Blockwise(draws=2),
+    Blockwise(draws=1, pair="complement", length_normalized=False),
     Trajectory(unit="step", order=True),
     Trajectory(unit="sequence", sample_steps=3, order=True),
     Trajectory(unit="sequence", length_normalized=False),

@@ -32,7 +32,12 @@ PLANS: dict[str, Build] = {
     "trajectory": lambda b, k: masks.trajectory(b, k),
     "trajectory, order": lambda b, k: masks.trajectory(b, k, order=True),
     "trajectory, two segments": lambda b, k: masks.trajectory(b, k, segments=2),
+    "trajectory, shrunk": lambda b, k: masks.trajectory(b, k, shrink=3),
+    "left to right": lambda b, k: masks.ar_order(b),
     "trajectory, two sampled": lambda b, k: masks.trajectory(b, k, sample_steps=2),
+    "trajectory, two by entropy": lambda b, k: masks.trajectory(b, k, sample_steps=2, by_entropy=True),
+    "blocks": lambda b, k: masks.blockwise(b, k, Noise(draws=2)),
+    "blocks, one sampled": lambda b, k: masks.blockwise(b, k, Noise(draws=1, pair="complement"), 1),
     "elbo": lambda b, k: masks.elbo(b, k, Noise(draws=3)),
     "elbo, stratified pairs": lambda b, k: masks.elbo(b, k, Noise(draws=2, levels="stratified", pair="complement")),
     "elbo, two masks a level": lambda b, k: masks.elbo(b, k, Noise(masks_per_level=2, noise="iid", pair="mirror")),
@@ -41,7 +46,7 @@ PLANS: dict[str, Build] = {
     "random tokens": lambda b, k: masks.random_tokens(b, k, lambda _: 0.6),
     "random tokens, late": lambda b, k: masks.random_tokens(b, k, lambda _: 0.6, late=True),
 }
-RANDOM = {"mean_field", *list(PLANS)[4:]}
+RANDOM = {"mean_field", *list(PLANS)[6:]}
 KEY = PlanKey(seed=1, step=5)
 
 

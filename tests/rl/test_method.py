@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rl.advantages import GROUP_ADVANTAGES
+from rl.estimators import ArOrder, Coupled, RandomTokens, Sandwich
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import PlanKey
 from rl.method import Method, forwards
@@ -17,6 +18,7 @@ from tests.oracles.batches import sample
 from tests.oracles.tabular import TabularPolicy
 from tests.oracles.training import preset_of
 
+NAMED = {"approximations": ("biased_ratio",)}
 SAMPLER = SamplerSpec(canvas=8, block=4, steps=4)
 PUBLISHED = SamplerSpec(canvas=256, block=32, steps=128)  # what most papers sample with
 
@@ -102,6 +104,31 @@ def test_presets_of_preferences_are_the_published_choices() -> None:
     assert forwards(method(preset="vrpo", kl={"beta": 0.1}), PUBLISHED, 6, 2, 8)["train"] == 96  # a KL term acts on all
 
 
+def test_presets_of_masks_and_bounds_are_the_published_choices() -> None:
+    uni, late = method(preset="uni_grpo"), method(preset="mask_grpo")
+    assert uni.estimator == RandomTokens(schedule="random_start", low=0.234)
+    assert late.estimator == RandomTokens(schedule="even", low=0.6, positions="late")
+    for found in (uni, late):
+        assert found.objective == Clipped(epsilon_low=0.2, epsilon_high=0.2)
+        assert (found.advantage, found.inner_passes, found.kl.beta) == ("group_normalized", 12, 0.01)
+    coupled = method(preset="coupled_grpo")
+    assert coupled.estimator == Coupled(low=0.2, high=0.8)
+    assert coupled.objective == Clipped(epsilon_low=0.5, epsilon_high=0.5)
+    assert (coupled.advantage, coupled.inner_passes, coupled.kl.beta) == ("leave_one_out", 2, 0.01)
+    assert (coupled.kl.reference, coupled.kl.every * coupled.inner_passes) == ("moving", 64)
+    gdpo = method(preset="gdpo")
+    assert gdpo.estimator == Elbo(noise="quadrature", draws=2)
+    assert gdpo.advantage == "group_centered"
+    spg = method(preset="spg")
+    assert spg.estimator == Sandwich(draws=2, beta=1.5, mix=0.5, length_normalized=False)
+    assert (spg.objective, spg.advantage, spg.inner_passes) == (PolicyGradient(), "group_centered", 4)
+    trace = method(preset="tracerl")
+    assert trace.estimator == Trajectory(shrink=8, law="raw")
+    assert trace.objective == Clipped(epsilon_low=0.2, epsilon_high=0.2)
+    just = method(preset="just_grpo")
+    assert (just.estimator, just.advantage, just.inner_passes) == (ArOrder(), "group_normalized", 1)
+
+
 def test_what_a_method_asks_of_the_step() -> None:
     """No reference and no scores beforehand where nothing needs them."""
     cost = {name: forwards(method(preset=name), PUBLISHED, 4, 1, 8) for name in ("dmpo", "bgpo", "wd1")}
@@ -175,7 +202,17 @@ def test_unknown_keys_are_refused() -> None:
         ({"preset": "bgpo", "estimator": {"unit": "sequence"}}, "estimator.unit", "unit: draw"),
         ({"estimator": {"kind": "elbo", "unit": "draw"}}, "estimator.unit", "unit: sequence"),
         ({"preset": "dmpo", "estimator": {"length_normalized": True}}, "estimator.unit", "length_normalized: false"),
-        ({"preset": "dmpo", "estimator": {"kind": "trajectory"}}, "estimator.unit", "unit: sequence"),
+        (
+            {"preset": "dmpo", "estimator": {"kind": "trajectory"}, "approximations": ("order_conditional",)},
+            "estimator.unit",
+            "unit: sequence",
+        ),
+        ({"estimator": {"segments": 2, "shrink": 2}}, "estimator.shrink", "keep one"),
+        ({"estimator": {"shrink": 2, "sample_steps": 2}}, "estimator.sample_steps", "keep one"),
+        ({"estimator": {"shrink": 5}}, "estimator.shrink", "rollout.steps"),
+        ({"estimator": {"sample_by": "entropy"}}, "estimator.sample_by", "set sample_steps"),
+        ({"estimator": {"order": True, "unit": "step", "shrink": 2}}, "estimator.shrink", "leave shrink out"),
+        ({"estimator": {"kind": "blockwise", "sample_blocks": 3}, **NAMED}, "estimator.sample_blocks", "leave sample"),
         ({"preset": "dmpo", "advantage": "group_normalized"}, "advantage", "advantage: group_centered"),
         ({"kl": {"beta": 0.1, "estimator": "k2_sum"}}, "kl.estimator", "unit: sequence"),
         ({"preset": "vrpo", "estimator": {"kind": "coupled"}}, "estimator.unit", "unit: sequence"),
@@ -194,6 +231,72 @@ def test_impossible_combinations(raw: dict, key: str, remedy: str) -> None:
     problems = method(**raw).problems(SAMPLER, 8)
     assert [k for k, _ in problems] == [key]
     assert remedy in problems[0][1]
+
+
+def test_a_token_product_under_an_order_that_the_policy_chose_says_so() -> None:
+    bare = method(preset="diffu_grpo", estimator={"kind": "trajectory"})
+    (problem,) = bare.problems(SAMPLER, 8)
+    assert problem[0] == "approximations"
+    assert "conditional" in problem[1]
+    # Each of the two remedies, as they are written there.
+    assert "approximations: [order_conditional]" in problem[1]
+    assert (
+        keys(method(preset="diffu_grpo", estimator={"kind": "trajectory"}, approximations=("order_conditional",))) == []
+    )
+    assert "estimator: {order: true, unit: step, law: sampler}" in problem[1]
+    exact = {"kind": "trajectory", "order": True, "unit": "step", "law": "sampler"}
+    assert keys(method(preset="diffu_grpo", estimator=exact)) == []
+    # Where the policy has no say in the order, or the order is a function of the state, there is nothing to name.
+    for change in (
+        {"selection": "random"},
+        {"selection": "margin"},
+        {"block": 8, "steps": 1},
+        {"block": 1, "steps": 8},
+    ):
+        assert keys(bare, SAMPLER.model_copy(update=change)) == []
+    assert method(preset="order_grpo").approximations == ()
+    assert keys(method(preset="order_grpo", estimator={"order": False})) == ["approximations"]
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        {"kind": "trajectory", "sample_steps": 2, "unit": "sequence"},
+        {"kind": "blockwise", "sample_blocks": 1},
+    ],
+)
+def test_a_ratio_of_a_sampled_sum_says_that_it_is_biased(estimator: dict) -> None:
+    order = ("order_conditional",)
+    twice = method(estimator=estimator, inner_passes=2, approximations=order)
+    (problem,) = twice.problems(SAMPLER, 8)
+    assert problem[0] == "approximations"
+    assert "approximations: [biased_ratio]" in problem[1]
+    named = twice.model_copy(update={"approximations": (*order, "biased_ratio")})
+    assert keys(named) == []
+    # Linear uses are unbiased: one pass without a reference has no ratio, and a policy gradient never has one.
+    assert keys(method(estimator=estimator, approximations=order)) == []
+    assert keys(method(estimator=estimator, approximations=order, kl={"beta": 0.1})) == ["approximations"]
+    linear = {"objective": {"kind": "policy_gradient"}, "inner_passes": 2, "approximations": order}
+    assert keys(method(estimator=estimator, **linear)) == []
+    assert keys(method(estimator=estimator, **linear, kl={"beta": 0.1})) == ["approximations"]
+    if estimator["kind"] == "trajectory":  # a step is scored whole or not at all
+        assert keys(method(estimator=estimator | {"unit": "step"}, inner_passes=2, approximations=order)) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "law"),
+    [
+        ("order_grpo", {}, "sampler, joint with the order"),
+        ("trajectory_grpo", {}, "sampler, given the order"),
+        ("trajectory_grpo", {"selection": "random"}, "sampler, exact"),
+        ("trajectory_grpo", {"steps": 2}, "sampler, exact"),
+        ("cj_grpo", {"selection": "entropy"}, "raw, given the order"),
+        ("just_grpo", {}, "raw, left to right"),
+        ("espo", {}, "raw, surrogate"),
+    ],
+)
+def test_the_scoring_law_is_named(preset: str, change: dict, law: str) -> None:
+    assert method(preset=preset).scoring_law(SAMPLER.model_copy(update=change)) == law
 
 
 @pytest.mark.parametrize("advantage", GROUP_ADVANTAGES)

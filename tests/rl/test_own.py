@@ -1,0 +1,150 @@
+"""A method of the user's own: the walk-through of docs/methods.md as it stands, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from rl.config import RecipeErrors, load_recipe
+from rl.likelihood import BaseEstimator
+from rl.masks import PlanKey
+from rl.method import Method
+from rl.objectives import BaseObjective
+from rl.own import find_class
+from rl.step import train_step
+from rollouts.models import load_policy
+from rollouts.spec import SamplerSpec
+from tests.oracles.batches import ScriptedKey, sample, score
+from tests.oracles.draws import outcomes
+from tests.oracles.runs import recipe, same_weights, train
+from tests.oracles.tabular import TabularPolicy
+from tests.oracles.training import batch_for, copies, distance, naive_gradient, prepared, tiny_policy, trained
+
+DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
+GIVEN = ("data.train", "rewards")
+OBJECTIVE = """
+from rl.objectives import BaseObjective
+
+class Pull(BaseObjective):
+    kind: str = "pull.py:Pull"
+    strength: float = 1.0
+
+    def per_unit(self, units):
+        return -self.strength * units.advantage * units.new
+
+    def metrics(self, units):
+        return {"pulled": (units.mask.sum(), units.mask.sum())}
+"""
+
+pytestmark = pytest.mark.usefixtures("own_folder")
+
+
+def snippet() -> str:
+    found = re.search(r"<!-- example: cuts\.py -->\n```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture
+def cuts(own_folder: None) -> Path:
+    path = Path("cuts.py").absolute()
+    path.write_text(snippet(), encoding="utf-8")
+    return path
+
+
+def estimator_of(cuts: Path, **options) -> BaseEstimator:
+    found = find_class(f"{cuts}:Cuts", BaseEstimator)(**options)
+    assert isinstance(found, BaseEstimator)
+    return found
+
+
+def test_the_walk_through_is_short() -> None:
+    assert len(snippet().splitlines()) < 60
+
+
+def test_its_mean_over_every_plan_is_the_left_to_right_log_likelihood(cuts: Path) -> None:
+    policy = TabularPolicy(4, seed=2)
+    batch = sample(policy, [(0, 1)], SamplerSpec(canvas=3, block=3, steps=3, eos="all", early_stop=False))
+    exact = Method.model_validate({"estimator": {"kind": "ar_order", "unit": "sequence", "length_normalized": False}})
+    wanted = score(policy, exact.estimator, batch)[2].value.item()
+    own = estimator_of(cuts, length_normalized=False)
+
+    def run(every) -> float:
+        return score(policy, own, batch, ScriptedKey(lambda *_: every))[2].value.item()  # type: ignore[arg-type]
+
+    assert sum(p * v for p, v in outcomes(run)) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_its_gradient_is_the_naive_one_whatever_the_batching(cuts: Path) -> None:
+    policy = tiny_policy()
+    method = Method(estimator=estimator_of(cuts), inner_passes=2)  # type: ignore[arg-type]
+    assert Method.model_validate(method.model_dump() | {"estimator": method.estimator}) == method
+    batch, start = batch_for(policy, method), copies(trained(policy))
+    rollouts = batch.rollouts.padded(batch.rollouts.length + 5)
+    padded = batch.__class__(rollouts, batch.reward, batch.outcome, advantage=batch.advantage)
+    for variant, micro_batch in ((batch, 9), (padded.rows(torch.arange(len(batch) - 1, -1, -1)), 2)):
+        for parameter, value in zip(trained(policy), start, strict=True):
+            parameter.data.copy_(value)
+        learner, recorder, _ = prepared(policy, method, micro_batch=micro_batch)
+        assert train_step(learner, variant, method, seed=3, step=0).result()["first_pass_gap"] == 0.0
+        for number, gradient in enumerate(recorder.gradients):
+            now, old = recorder.weights[number], recorder.weights[0]
+            _, wanted = naive_gradient(policy, batch, method, PlanKey(3, 0, number, 2), now=now, old=old)
+            assert distance(gradient, wanted) < 1e-5
+
+
+def test_a_recipe_names_both_and_a_resumed_run_is_the_undisturbed_one(cuts: Path, checkpoint: Path) -> None:
+    """By a path relative to the recipe, which the resolved recipe holds whole; weights bit for bit."""
+    Path("pull.py").write_text(OBJECTIVE, encoding="utf-8")
+    sections = {
+        "method": {"estimator": {"kind": "cuts.py:Cuts", "draws": 3}, "objective": {"kind": "pull.py:Pull"}},
+        "save": {"every": 1, "keep": 3},
+        "train": {"deterministic": True, "updates": 3},
+    }
+    whole = train(recipe(checkpoint, **sections))
+    resolved = load_recipe(whole.folder / "recipe.yaml", provided=GIVEN)
+    assert resolved.method.estimator.kind == f"{cuts}:Cuts"
+    assert resolved.method.estimator.model_dump()["draws"] == 3
+    assert type(resolved.method.objective).__name__ == "Pull"
+    assert load_recipe(resolved, provided=GIVEN) == resolved
+    assert all(row["pulled"] == 1.0 for row in whole.metrics)
+
+    stopped = recipe(checkpoint, **sections | {"train": {**sections["train"], "out": "part"}, "stop": {"updates": 1}})
+    assert len(train(stopped).metrics) == 1
+    rest = train(recipe(checkpoint, **sections | {"train": {**sections["train"], "out": "part"}}), resume="auto")
+    assert [row["update"] for row in rest.metrics] == [0, 1, 2]
+    assert same_weights(*(load_policy(run.folder / "model") for run in (rest, whole)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("nowhere.py:Cuts", "no file"),
+        ("cuts.py:Cut", "has no class Cut derived from BaseEstimator; of those it has: Cuts"),
+        ("cuts.py:MaskPlan", "of those it has: Cuts"),
+        ("no_such_module:Cuts", "no module named"),
+    ],
+)
+def test_what_cannot_be_found_is_said_with_what_is_there(kind: str, says: str, cuts: Path, checkpoint: Path) -> None:
+    with pytest.raises(RecipeErrors) as caught:
+        load_recipe(recipe(checkpoint, method={"estimator": {"kind": kind}}), provided=GIVEN)
+    (problem,) = caught.value.problems
+    assert problem.key == "method.estimator"
+    assert says in problem.message
+
+
+def test_an_unknown_key_of_its_own_is_refused(cuts: Path, checkpoint: Path) -> None:
+    with pytest.raises(RecipeErrors) as caught:
+        load_recipe(
+            recipe(checkpoint, method={"estimator": {"kind": "cuts.py:Cuts", "draw": 3}}),
+            provided=GIVEN,
+        )
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.message) == ("method.estimator.draw", "there is no such key")
+
+
+def test_a_built_in_kind_needs_no_file() -> None:
+    assert json.loads(Method().model_dump_json())["estimator"]["kind"] == "trajectory"
+    assert issubclass(type(Method().objective), BaseObjective)
