@@ -529,8 +529,8 @@ MUTATIONS = (
     Mutation(
         "penalties taken for linear",
         "rl/compatibility.py",
-        "or method.kl.beta > 0\n",
-        "or method.kl.beta < 0\n",
+        "nonlinear or (method.kl.beta > 0 and",
+        "nonlinear or (method.kl.beta < 0 and",
         METHOD,
     ),
     # one step
