@@ -112,10 +112,11 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
     """
     rows = prompts * group_size
     views = rows * method.estimator.views_per_rollout(sampler) * method.inner_passes
+    frozen = views if method.estimator.redraws else views // method.inner_passes
     return {
         "rollout": rows * sampler.steps,
-        "old": 0 if method.on_policy else views,
-        "reference": views if method.needs_reference else 0,
+        "old": 0 if method.on_policy else frozen,
+        "reference": frozen if method.needs_reference else 0,
         "train": views,
         "views_per_pass": views // method.inner_passes,
     }

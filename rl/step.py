@@ -98,7 +98,9 @@ def train_step(
     scale = row_scale(method.reduction, count[picked], units, rows)
 
     passes = method.inner_passes
-    plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number, passes)) for number in range(passes)]
+    # Where the passes share their masks, what is scored before the first update serves them all.
+    distinct, repeats = (passes, 1) if estimator.redraws else (1, passes)
+    plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number, passes)) for number in range(distinct)]
     shortcut = method.on_policy and step > 0
     if shortcut:
         # New equals old and nothing else is compared with it, so the derivative is known without the values: any will do.
@@ -110,7 +112,9 @@ def train_step(
         with learner.reference():
             references = [learner.score(work.rollouts, plan, law) for plan in plans]
 
-    for number, (plan, old, reference) in enumerate(zip(plans, olds, references, strict=True)):
+    for number, (plan, old, reference) in enumerate(
+        zip(plans * repeats, olds * repeats, references * repeats, strict=True)
+    ):
         values = old if number == 0 else learner.score(work.rollouts, plan, law)
         result = differentiate(method, work, plan, values, old, reference, scale)
         fresh = learner.backward(work.rollouts, plan, result.cotangent, law)

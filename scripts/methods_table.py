@@ -5,6 +5,7 @@
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ HEAD = """\
 """
 
 
+@cache
 def read(recipe: str) -> dict[str, Any]:
     return yaml.safe_load((recipe_folder() / f"{recipe}.yaml").read_text(encoding="utf-8"))
 

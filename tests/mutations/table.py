@@ -531,7 +531,35 @@ MUTATIONS = (
         "or method.kl.beta < 0\n",
         METHOD,
     ),
+    Mutation(
+        "every step redrawn",
+        "rl/likelihood.py",
+        "return self.sample_steps is not None",
+        "return self.sample_steps is None",
+        METHOD,
+    ),
+    Mutation(
+        "prompt masks shared",
+        "rl/likelihood.py",
+        "return self.prompt_mask_prob > 0.0",
+        "return self.prompt_mask_prob < 0.0",
+        METHOD,
+    ),
+    Mutation(
+        "left to right redrawn",
+        "rl/method.py",
+        "if method.estimator.redraws else",
+        "if not method.estimator.redraws else",
+        METHOD,
+    ),
     # one step
+    Mutation(
+        "passes repeat what they redraw",
+        "rl/step.py",
+        "(passes, 1) if estimator.redraws",
+        "(1, passes) if estimator.redraws",
+        STEP,
+    ),
     Mutation("padding counted in denominators", "rl/step.py", "(count * counted).sum()", "count.sum()", STEP),
     Mutation(
         "denominators from the signal",

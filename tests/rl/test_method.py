@@ -301,6 +301,21 @@ def test_forwards_are_an_upper_bound_on_what_the_plans_ask_for() -> None:
     assert forwards(method(preset="diffu_grpo"), SAMPLER, 3, 2)["train"] == 72
 
 
+@pytest.mark.parametrize(
+    ("raw", "old"),
+    [
+        ({"preset": "cj_grpo"}, 128),  # the same states in all eight passes
+        ({"preset": "just_grpo", "inner_passes": 3}, 256),
+        ({"preset": "gspo"}, 1),
+        ({"preset": "diffu_grpo"}, 12),  # other prompt tokens masked in each
+        ({"preset": "agrpo", "inner_passes": 3}, 72),
+        ({"preset": "espo"}, 32),
+    ],
+)
+def test_masks_that_all_passes_share_are_scored_once_beforehand(raw: dict, old: int) -> None:
+    assert forwards(method(**raw), PUBLISHED, 1, 1)["old"] == old
+
+
 def test_a_plan_is_data_new_old_and_reference_share_it() -> None:
     batch = sample(TabularPolicy(6, seed=3), [(0, 1)] * 4, SAMPLER)
     for name in PRESETS:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rl.masks import PlanKey
-from rl.method import Method
+from rl.method import Method, forwards
 from rl.presets import PRESETS
 from rl.reduce import row_scale
 from rl.scored import ScoredBatch
@@ -21,6 +21,7 @@ from tests.oracles.training import (
     OBJECTIVES,
     REDUCTIONS,
     SEQUENCES,
+    SPEC,
     Weights,
     batch_for,
     copies,
@@ -129,7 +130,10 @@ def test_three_passes_of_the_real_optimizer(estimator: str) -> None:
 def test_the_presets_equal_the_naive_computation(preset: str) -> None:
     policy = tiny_policy()
     method = preset_of(preset)
-    check(policy, batch_for(policy, method), method)
+    metrics = check(policy, batch_for(policy, method), method)
+    assert metrics["first_pass_gap"] == 0.0
+    if "ratio" in metrics and method.inner_passes == 1:
+        assert metrics["ratio"] == 1.0
 
 
 @pytest.mark.parametrize("selection", ["confidence", "max_prob", "random"])
@@ -154,8 +158,16 @@ INVARIANT = [
 
 @pytest.mark.parametrize(("estimator", "objective"), INVARIANT)
 def test_micro_batches_padding_and_order_change_nothing(estimator: str, objective: str) -> None:
+    assert_invariant(method_of(estimator, objective, "sequences", inner_passes=2))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nor_do_they_for_any_preset(preset: str) -> None:
+    assert_invariant(preset_of(preset), fewer=True)
+
+
+def assert_invariant(method: Method, fewer: bool = False) -> None:
     policy = tiny_policy()
-    method = method_of(estimator, objective, "sequences", inner_passes=2)
     batch = batch_for(policy, method)
     start = copies(trained(policy))
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(5))
@@ -170,7 +182,7 @@ def test_micro_batches_padding_and_order_change_nothing(estimator: str, objectiv
         (padded.rows(order.flip(0)), 2),
     ]
     results = []
-    for variant, micro_batch in variants:
+    for variant, micro_batch in variants[::6] if fewer else variants:
         for parameter, value in zip(trained(policy), start, strict=True):
             parameter.data.copy_(value)
         learner, recorder, _ = prepared(policy, method, micro_batch=micro_batch)
@@ -257,6 +269,21 @@ def test_the_shortcut_saves_the_scoring_pass() -> None:
         work.append((learner.work.forward, learner.work.backward))
     assert work[0][0] == 2 * work[1][0]
     assert work[0][1] == work[1][1] == work[1][0]
+
+
+@pytest.mark.parametrize(("estimator", "scored"), [("every step, step", 1), ("left to right", 1), ("elbo", 3)])
+def test_passes_that_share_their_masks_are_scored_once_beforehand(estimator: str, scored: int) -> None:
+    """Old and reference: once in all or once a pass; beside them each pass but the first scores the moved policy."""
+    policy = tiny_policy()
+    method = method_of(estimator, "clipped, k3", inner_passes=3)
+    batch = batch_for(policy, method)
+    learner, _, _ = prepared(policy, method, micro_batch=1)
+    train_step(learner, batch, method, seed=3, step=0)
+    views = len(method.estimator.plan(batch.rollouts, PlanKey(3, 0)))
+    before = learner.work.forward - learner.work.backward - 2 * views
+    assert before == 2 * scored * views
+    assert forwards(method, SPEC, 1, 1)["old"] * len(batch) >= scored * views
+    assert forwards(method, SPEC, 1, 1)["train"] // forwards(method, SPEC, 1, 1)["old"] == 3 // scored
 
 
 @pytest.mark.parametrize("estimator", FEW)
