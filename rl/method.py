@@ -77,11 +77,17 @@ class Method(BaseModel):
     def scoring_law(self, sampler: SamplerSpec) -> str:
         """What the estimate is the log-probability of, in words."""
         estimator, law = self.estimator, self.estimator.law
-        if isinstance(estimator, Trajectory):
-            if estimator.order:
-                return f"{law}, joint with the order"
-            return f"{law}, given the order" if sampler.policy_orders else f"{law}, exact"
-        return f"{law}, left to right" if isinstance(estimator, ArOrder) else f"{law}, surrogate"
+        if isinstance(estimator, ArOrder):
+            return f"{law}, left to right"
+        if not isinstance(estimator, Trajectory):
+            return f"{law}, surrogate"
+        if estimator.order:
+            return f"{law}, joint with the order"
+        if estimator.views_per_rollout(sampler) < sampler.steps and estimator.sample_steps is None:
+            return f"{law}, merged steps"
+        if sampler.policy_orders:
+            return f"{law}, given the order"
+        return "sampler, exact" if law == "sampler" else "raw, on the sampler's states"
 
     @property
     def on_policy(self) -> bool:
