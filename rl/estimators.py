@@ -169,6 +169,10 @@ class ArOrder(BaseEstimator):
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "raw"
 
+    @property
+    def redraws(self) -> bool:
+        return False
+
     def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
         return masks.ar_order(batch)
 

@@ -58,6 +58,11 @@ class BaseEstimator(BaseModel):
     length_normalized: bool
     law: Literal["raw", "sampler"]
 
+    @property
+    def redraws(self) -> bool:
+        """Whether each inner pass has masks of its own; if not, one scoring under old and reference serves all passes."""
+        return True
+
     def scoring_law(self, spec: SamplerSpec, forbidden: tuple[int, ...]) -> Law:
         """``raw``: softmax at temperature 1 over all ids. ``sampler``: what the tokens were drawn from."""
         if self.law == "raw":
@@ -145,6 +150,10 @@ class MeanField(BaseEstimator):
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "raw"
 
+    @property
+    def redraws(self) -> bool:
+        return self.prompt_mask_prob > 0.0
+
     def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
         return masks.mean_field(batch, key, self.prompt_mask_prob, self.hints)
 
@@ -175,6 +184,10 @@ class Trajectory(BaseEstimator):
     unit: Literal["token", "step", "draw", "sequence"] = "token"
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "sampler"
+
+    @property
+    def redraws(self) -> bool:
+        return self.sample_steps is not None
 
     def tokens(self, batch: RolloutBatch) -> Tensor:
         return batch.drawn_mask

@@ -87,11 +87,17 @@ class Method(BaseModel):
     def scoring_law(self, sampler: SamplerSpec) -> str:
         """What the estimate is the log-probability of, in words."""
         estimator, law = self.estimator, self.estimator.law
-        if isinstance(estimator, Trajectory):
-            if estimator.order:
-                return f"{law}, joint with the order"
-            return f"{law}, given the order" if sampler.policy_orders else f"{law}, exact"
-        return f"{law}, left to right" if isinstance(estimator, ArOrder) else f"{law}, surrogate"
+        if isinstance(estimator, ArOrder):
+            return f"{law}, left to right"
+        if not isinstance(estimator, Trajectory):
+            return f"{law}, surrogate"
+        if estimator.order:
+            return f"{law}, joint with the order"
+        if estimator.views_per_rollout(sampler) < sampler.steps and estimator.sample_steps is None:
+            return f"{law}, merged steps"
+        if sampler.policy_orders:
+            return f"{law}, given the order"
+        return "sampler, exact" if law == "sampler" else "raw, on the sampler's states"
 
     @property
     def on_policy(self) -> bool:
@@ -129,14 +135,15 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
     rows, passes, each = prompts * group_size, method.inner_passes, method.estimator.views_per_rollout(sampler)
     pair_alone = method.advantage == "best_worst" and not method.scores_every_row
     views = each * (prompts * 2 if pair_alone and group_size > 2 else rows)
+    distinct = passes if method.estimator.redraws else 1
     if method.one_forward(each, micro_batch):
-        old = (passes - 1) * views  # the first pass is its own
+        old = (distinct - 1) * views  # the first pass is its own
     else:  # and once more in later passes, for the coupling
-        old = 0 if method.on_policy else (2 * passes - 1) * views
+        old = 0 if method.on_policy else (distinct + passes - 1) * views
     return {
         "rollout": rows * sampler.steps,
         "old": old,
-        "reference": passes * views if method.needs_reference else 0,
+        "reference": distinct * views if method.needs_reference else 0,
         "train": passes * views,
         "views_per_pass": views,
     }

@@ -122,7 +122,9 @@ def train_step(
 
     passes = method.inner_passes
     assert work.advantage is not None  # for the type checker
-    keys = [PlanKey(seed, step, number, passes) for number in range(passes)]
+    # Where the passes share their masks, what is scored before the first update serves them all.
+    distinct = passes if estimator.redraws else 1
+    keys = [PlanKey(seed, step, number, passes) for number in range(distinct)]
     plans = [estimator.plan_of(work.rollouts, work.advantage, key) for key in keys]
     views = max((int(plan.row.bincount().max()) for plan in plans if len(plan)), default=0)
     once = method.one_forward(views, learner.micro_batch)
@@ -136,12 +138,15 @@ def train_step(
         with learner.reference():
             references = [learner.score(work.rollouts, plan, law) for plan in plans]
 
-    for number, (plan, old, reference) in enumerate(zip(plans, olds, references, strict=True)):
-        frozen = _Frozen(plan, old, reference, first=number == 0)
+    for number in range(passes):
+        which = number if estimator.redraws else 0
+        frozen = _Frozen(plans[which], olds[which], references[which], first=number == 0)
         values, result = _one_pass(learner, method, work, frozen, law, scale, once, metrics)
+        if olds[which] is None:
+            olds[which] = values
         if number == 0:
-            _compare_with_sampler(metrics, method, work, plan, values)
-        _log_pass(metrics, method, result, values, plan)
+            _compare_with_sampler(metrics, method, work, frozen.plan, values)
+        _log_pass(metrics, method, result, values, frozen.plan)
         if watch is not None:
             watch(picked, result.new, result.old)
         metrics.add({name: (value, 1) for name, value in learner.step().items()}, prefix="optim/")

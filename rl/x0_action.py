@@ -58,6 +58,10 @@ class X0Action(BaseEstimator):
     length_normalized: Literal[True] = True
     law: Literal["raw", "sampler"] = "sampler"
 
+    @property
+    def redraws(self) -> bool:
+        return False
+
     def tokens(self, batch: RolloutBatch) -> Tensor:
         return batch.drawn_mask
 

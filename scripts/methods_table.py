@@ -5,6 +5,7 @@
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,19 @@ DOCS = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 BEGIN = "<!-- presets: written by scripts/methods_table.py -->"
 END = "<!-- end of presets -->"
 HEAD = """\
-| preset | paper | estimator | objective, advantage, mean | scoring law | cost | recipe |
+| preset | paper | estimator | objective; advantage; mean; passes; KL | scoring law | cost | recipe |
 |---|---|---|---|---|---|---|
 """
 
 
+@cache
 def read(recipe: str) -> dict[str, Any]:
     return yaml.safe_load((recipe_folder() / f"{recipe}.yaml").read_text(encoding="utf-8"))
 
 
 def method_of_recipe(recipe: str) -> Method:
-    return Method.model_validate(resolve(read(recipe)["method"]))
+    raw = read(recipe).get("method") or {}
+    return Method.model_validate(resolve({"preset": raw} if isinstance(raw, str) else raw))
 
 
 def sampler_of_recipe(recipe: str) -> SamplerSpec:
@@ -45,7 +48,7 @@ def recipes_of(preset: str) -> list[str]:
     def changes(recipe: str) -> int:
         return sum(value != own[key] for key, value in method_of_recipe(recipe).model_dump().items())
 
-    found = [name for name in recipe_names() if read(name)["method"].get("preset") == preset]
+    found = [name for name in recipe_names() if method_of_recipe(name).preset == preset]
     return sorted(found, key=lambda name: (changes(name), "gsm8k" not in name, name))
 
 
@@ -73,7 +76,8 @@ def objective_text(method: Method) -> str:
         text += f" {low:g}" if low == high else f" {low:g}/{high:g}"
     text += "".join(f", {key}: {_short(value)}" for key, value in objective.items() if value is not None)
     mean = f"constant {method.reduction.constant:g}" if isinstance(method.reduction, Constant) else method.reduction
-    parts = [text, method.advantage, mean]
+    passes = "1 pass" if method.inner_passes == 1 else f"{method.inner_passes} passes"
+    parts = [text, method.advantage, mean, passes]
     if method.kl.beta > 0:
         parts.append(f"{method.kl.estimator} {method.kl.beta:g} to {method.kl.reference}")
     return "; ".join(parts)

@@ -533,7 +533,35 @@ MUTATIONS = (
         "nonlinear or (method.kl.beta < 0 and",
         METHOD,
     ),
+    Mutation(
+        "every step redrawn",
+        "rl/likelihood.py",
+        "return self.sample_steps is not None",
+        "return self.sample_steps is None",
+        METHOD,
+    ),
+    Mutation(
+        "prompt masks shared",
+        "rl/likelihood.py",
+        "return self.prompt_mask_prob > 0.0",
+        "return self.prompt_mask_prob < 0.0",
+        METHOD,
+    ),
+    Mutation(
+        "left to right redrawn",
+        "rl/method.py",
+        "if method.estimator.redraws else",
+        "if not method.estimator.redraws else",
+        METHOD,
+    ),
     # one step
+    Mutation(
+        "passes repeat what they redraw",
+        "rl/step.py",
+        "which = number if estimator.redraws else 0",
+        "which = 0",
+        STEP,
+    ),
     Mutation("padding counted in denominators", "rl/step.py", "(count * counted).sum()", "count.sum()", STEP),
     Mutation(
         "denominators from the signal",
@@ -560,8 +588,8 @@ MUTATIONS = (
     Mutation(
         "old of the first plan for all",
         "rl/step.py",
-        "zip(plans, olds, references, strict=True)",
-        "zip(plans, [olds[0]] * len(olds), references, strict=True)",
+        "_Frozen(plans[which], olds[which],",
+        "_Frozen(plans[which], olds[0],",
         STEP,
     ),
     Mutation(

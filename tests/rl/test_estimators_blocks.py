@@ -10,7 +10,7 @@ import torch
 
 from rl import masks
 from rl.estimators import ArOrder, Blockwise
-from rl.likelihood import Elbo, Trajectory
+from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import PlanKey
 from rl.noise import Noise
 from rollouts.spec import SamplerSpec
@@ -44,6 +44,33 @@ def values_of(plan: masks.MaskPlan, table: Table) -> torch.Tensor:
         hidden = tuple(plan.masked[view, PROMPT:].tolist())
         values[view, PROMPT:] = torch.from_numpy(table[hidden]) * plan.scored[view, PROMPT:]
     return values
+
+
+# ---- identities
+
+
+class Full:
+    """Stands in for a generator: as many tokens as there are, in order."""
+
+    def integers(self, low: int, high: int) -> int:
+        return high - 1
+
+    def permutation(self, size: int) -> np.ndarray:
+        return np.arange(size)
+
+
+def test_all_tokens_hidden_is_the_fully_masked_view_at_weight_one() -> None:
+    """l = L under weight L / l; and the mean of mean-field's tokens is its length-normalised sequence."""
+    batch, policy = ragged(), TabularPolicy(6, seed=3)
+    full = masks.elbo(batch, ScriptedKey(lambda *_: Full()), Noise(draws=1))  # type: ignore[arg-type]
+    whole = masks.mean_field(batch, KEY)
+    for name in ("row", "masked", "scored", "weight"):
+        assert torch.equal(getattr(full, name), getattr(whole, name))
+    tokens, sequence = (
+        score(policy, MeanField(prompt_mask_prob=0, unit=unit), batch)[2] for unit in ("token", "sequence")
+    )  # type: ignore[arg-type]
+    mean = tokens.value.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
+    torch.testing.assert_close(sequence.value[:, 0], mean, rtol=0, atol=1e-6)
 
 
 # ---- merged steps

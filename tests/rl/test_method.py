@@ -291,6 +291,11 @@ def test_a_ratio_of_a_sampled_sum_says_that_it_is_biased(estimator: dict) -> Non
         ("trajectory_grpo", {"selection": "random"}, "sampler, exact"),
         ("trajectory_grpo", {"steps": 2}, "sampler, exact"),
         ("cj_grpo", {"selection": "entropy"}, "raw, given the order"),
+        ("cj_grpo", {"selection": "random", "temperature": 0.5}, "raw, on the sampler's states"),
+        ("tracerl", {}, "raw, merged steps"),
+        ("d2", {"canvas": 32, "steps": 32}, "raw, merged steps"),
+        ("d2", {"canvas": 8, "steps": 8}, "raw, given the order"),
+        ("agrpo", {"canvas": 32, "steps": 32}, "sampler, given the order"),
         ("just_grpo", {}, "raw, left to right"),
         ("espo", {}, "raw, surrogate"),
     ],
@@ -330,6 +335,24 @@ def test_forwards_are_an_upper_bound_on_what_the_plans_ask_for() -> None:
         assert int(batch.forwards.sum()) <= budget["rollout"] == 24
         assert budget["reference"] == (budget["train"] if value.kl.beta else 0)
     assert forwards(method(preset="diffu_grpo"), SAMPLER, 3, 2, 8)["train"] == 72
+
+
+@pytest.mark.parametrize(
+    ("raw", "old"),
+    [
+        ({"preset": "cj_grpo"}, 0),  # the same states in all eight passes, scored in the first
+        ({"preset": "just_grpo", "inner_passes": 3}, 0),
+        ({"preset": "gspo"}, 0),
+        ({"preset": "diffu_grpo"}, 11),  # other prompt tokens masked in each
+        ({"preset": "agrpo", "inner_passes": 3}, 48),
+        ({"preset": "espo"}, 28),
+    ],
+)
+def test_only_masks_that_the_first_pass_does_not_have_are_scored_beforehand(raw: dict, old: int) -> None:
+    cost = forwards(method(**raw), PUBLISHED, 1, 1, 32)
+    assert cost["old"] == old
+    if cost["reference"]:
+        assert cost["reference"] == (cost["views_per_pass"] if old == 0 else cost["train"])
 
 
 def test_a_plan_is_data_new_old_and_reference_share_it() -> None:

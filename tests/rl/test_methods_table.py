@@ -47,7 +47,7 @@ def test_every_preset_has_a_paper_and_a_recipe(preset: str) -> None:
 
 @pytest.mark.parametrize(
     ("preset", "total"),
-    [("diffu_grpo", 187), ("coupled_grpo", 283), ("espo", 412), ("agrpo", 200), ("just_grpo", 1024)],
+    [("diffu_grpo", 187), ("coupled_grpo", 283), ("espo", 412), ("agrpo", 200), ("cj_grpo", 832), ("just_grpo", 1024)],
 )
 def test_costs_are_those_of_the_published_settings(preset: str, total: int) -> None:
     """Counted by hand from the papers' own settings: denoising + old (none on the first pass) + reference + 3 x training."""

@@ -136,7 +136,7 @@ def variance(noise: Noise, table: Table) -> float:
 
 
 @ALL
-@pytest.mark.parametrize("pair", ["none", "complement"])
+@pytest.mark.parametrize("pair", PAIRS)
 def test_stratified_levels_never_raise_the_variance(table: Table, pair) -> None:
     assert (
         variance(Noise(draws=2, pair=pair, levels="stratified"), table)
