@@ -1,6 +1,6 @@
 """IGPO end to end where most groups fail: 4x4 Sudoku after a short warm start, against the same compute without hints.
 
-    .venv/bin/python benchmarks/igpo.py [--seeds 0 1 2] [--updates 60] [--warm-steps 180] [--out benchmarks/results/igpo.jsonl]
+    .venv/bin/python benchmarks/igpo.py [--seeds 0 1 2] [--updates 60] [--warm-steps 240] [--out benchmarks/results/igpo.jsonl]
 
 Three arms start from the same weights: `diffu_grpo` (plain groups), `igpo` (hints where a group fails), and `no_hints` (IGPO's estimator
 and objective on plain groups, which leaves the hints as the only difference to `igpo`). `igpo` runs the given number of updates; the
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, default=60, help="of the arm with hints")
     parser.add_argument(
-        "--warm-steps", type=int, default=180, help="of supervised training; fewer, and more groups fail"
+        "--warm-steps", type=int, default=240, help="of supervised training; fewer, and more groups fail"
     )
     parser.add_argument("--prompts", type=int, default=32, help="per update, 8 rollouts each")
     parser.add_argument("--lr", type=float, default=3e-4)

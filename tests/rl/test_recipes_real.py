@@ -140,7 +140,7 @@ def test_two_updates_as_published(case: Case, run: Run) -> None:
     assert 0 < sum(row["outcome"] for row in run.metrics) / 2 < 1
     assert any(row["optim/grad_norm"] > 0 for row in run.metrics)
     right = [row["text"] for row in samples(run) if row["outcome"] == 1.0]
-    assert all(text.startswith(case.ending) for text in right)
+    assert all(case.ending in text for text in right)
 
 
 @needs_data
