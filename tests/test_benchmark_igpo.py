@@ -27,7 +27,8 @@ def test_the_arms_differ_in_method_and_hints_only(tmp_path: Path) -> None:
     assert len({one.method.inner_passes for one in loaded.values()}) == 1
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_small_grid_is_run_once_and_the_budgets_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rl.quickstart.TRAIN_PER_GRID", 1)  # what is written is read again by every run
