@@ -194,6 +194,7 @@ def _errors_for_people() -> Iterator[None]:
         ("rl.checkpoint", "CheckpointError"),
         ("rl.track", "TrackError"),
         ("rl.run", "FolderBusyError"),
+        ("rl.rewrite", "RewriteError"),
     ) as error:
         _fail(str(error), code=1)  # nothing that was typed is wrong
     except _loaded(("rl.interrupt", "RunInterrupted")) as error:

@@ -167,6 +167,48 @@ def export(
     export_run(run, out, options, say=typer.echo)
 
 
+def rewrite(
+    data: Annotated[Path, typer.Option("--data", help="Rows with traces: jsonl, json, csv or parquet.")],
+    url: Annotated[
+        str, typer.Option("--url", help="An OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1 (vllm serve).")
+    ],
+    model: Annotated[str, typer.Option("--model", help="Name of the model behind it.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.jsonl", help="Rewritten rows; those it holds are skipped.")
+    ],
+    column: Annotated[str, typer.Option("--column", help="Column with the trace.")] = "trace",
+    problem: Annotated[
+        str | None, typer.Option("--problem", help="Column with the problem, shown beside the trace.")
+    ] = None,
+    to: Annotated[str, typer.Option("--to", help="Column that receives the rewritten trace.")] = "completion",
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", help="What to do, in place of the default.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest rewrite.", min=1)] = 512,
+    temperature: Annotated[float, typer.Option("--temperature", min=0)] = 0.0,
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Requests under way at a time.", min=1)] = 8,
+    retries: Annotated[int, typer.Option("--retries", help="Of a request, with growing pauses.", min=0)] = 6,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one answer.", min=1)] = 120.0,
+    key_env: Annotated[
+        str, typer.Option("--key-env", help="Environment variable that holds the key; it is never written anywhere.")
+    ] = "OPENAI_API_KEY",
+) -> None:
+    """Make the traces of a data set short, by a model behind an endpoint: as long as rollouts, for supervised fine-tuning before IGPO.
+
+    Rows are appended as they come; the same command continues, and asks again for rows that failed.
+    """
+    import os
+
+    from rl.config_schema import Split
+    from rl.rewrite import Endpoint
+    from rl.rewrite import rewrite as run
+
+    endpoint = Endpoint(url, model, max_tokens, temperature, timeout, retries, os.environ.get(key_env) or None)
+    options = {"column": column, "problem": problem, "to": to, "instruction": instruction}
+    if run(Split(path=str(data)), endpoint, out, concurrency=concurrency, **options):  # type: ignore[arg-type]
+        raise typer.Exit(1)
+
+
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -177,4 +219,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-COMMANDS = {"sample": sample, "eval": evaluate, "report": report, "export": export, "doctor": doctor}
+COMMANDS = {
+    "sample": sample,
+    "eval": evaluate,
+    "report": report,
+    "export": export,
+    "rewrite": rewrite,
+    "doctor": doctor,
+}

@@ -134,6 +134,8 @@ def collect(session: "Session", update: int, metrics: Metrics) -> tuple[ScoredBa
     if dynamic is not None and len(batch):
         batch = batch.without(torch.isin(batch.rollouts.group_id, silent_groups(batch)), SILENT)
         metrics.set(f"dropped/{SILENT}", batch.dropped.get(SILENT, 0))
+        if not len(batch):
+            metrics.set("skipped", 1)
     if len(batch):
         metrics.set("advantage_std", float(batch.advantage.std(correction=0)))  # type: ignore[union-attr]
     return batch, grader.extras

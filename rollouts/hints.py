@@ -49,6 +49,7 @@ def group_hints(
     """
     seed, step, group = address
     parts = chunks(min(len(trace), room), *sizes, stream(seed, Purpose.HINTS, step, group, 0))
+    parts = [part for part in parts if any(trace[place] not in special for place in part)]  # none is chosen in vain
     rows = [chosen(parts, *share, stream(seed, Purpose.HINTS, step, group, 1 + i)) for i in range(count)]
     return [{offset: trace[offset] for offset in row if trace[offset] not in special} for row in rows]
 

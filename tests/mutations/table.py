@@ -38,6 +38,9 @@ EVALUATE = "tests/rl/test_evaluate.py"
 EXPORT = "tests/rl/test_export.py"
 WATCHING = "tests/rollouts/test_watching.py"
 RESUME = "tests/rl/test_resume.py"
+HINTS = "tests/rollouts/test_hints.py"
+IGPO = "tests/rl/test_igpo.py"
+MDPO = "tests/rl/test_mdpo.py"
 
 MUTATIONS = (
     # the token law
@@ -836,5 +839,106 @@ MUTATIONS = (
         "if reward[best] > reward[worst]",
         "if reward[best] >= reward[worst]",
         PREFERENCE,
+    ),
+    # hints (IGPO)
+    Mutation("chunks too small", "rollouts/hints.py", "integers(low, high + 1)", "integers(low - 1, high + 1)", HINTS),
+    Mutation("largest chunk left out", "rollouts/hints.py", "integers(low, high + 1)", "integers(low, high)", HINTS),
+    Mutation("a short rest is a chunk", "rollouts/hints.py", "length - start >= low:", "length - start >= 1:", HINTS),
+    Mutation("more chunks than their share", "rollouts/hints.py", "int(eta * len", "1 + int(eta * len", HINTS),
+    Mutation("ends are given", "rollouts/hints.py", "if trace[offset] not in special", "if True", HINTS),
+    Mutation("hints of a group are alike", "rollouts/hints.py", "step, group, 1 + i))", "step, group, 1))", HINTS),
+    Mutation(
+        "entropy of hints that are shown",
+        "rollouts/hints.py",
+        "torch.where(part.canvas_mask, part.mask_id",
+        "torch.where(part.canvas_mask & ~part.hint_mask, part.mask_id",
+        HINTS,
+    ),
+    Mutation("one right rollout is a failed group", "rollouts/hints.py", "if not (outcome", "if (outcome", HINTS),
+    Mutation(
+        "unverified hints replace", "rollouts/hints.py", "(hinted_outcome >= 1.0)", "(hinted_outcome >= 0.0)", HINTS
+    ),
+    Mutation(
+        "right rollouts are replaced",
+        "rollouts/hints.py",
+        "(outcome < 1.0)).nonzero",
+        "(outcome <= 1.0)).nonzero",
+        HINTS,
+    ),
+    Mutation("the whole group is replaced", "rollouts/hints.py", ".tolist()[:most]", ".tolist()", HINTS),
+    Mutation(
+        "the answer begins at its first mark",
+        "rollouts/strategies.py",
+        "trace.rpartition(self",
+        "trace.partition(self",
+        HINTS,
+    ),
+    Mutation(
+        "certain hints are trained on",
+        "rl/masks.py",
+        "descending=True, stable=True)\n    rank",
+        "descending=False, stable=True)\n    rank",
+        IGPO,
+    ),
+    Mutation("one hint too many", "rl/masks.py", "rank < keep.unsqueeze(1)", "rank <= keep.unsqueeze(1)", IGPO),
+    Mutation("hints behind the end are trained on", "rl/masks.py", "(place < end)", "(place >= 0)", IGPO),
+    Mutation(
+        "trained hints are shown", "rl/masks.py", "_canvas(batch) if hints is None", "_canvas(batch) if True", IGPO
+    ),
+    Mutation(
+        "groups with signal are left out",
+        "rl/collect.py",
+        "every[~torch.isin(every, loud)]",
+        "every[torch.isin(every, loud)]",
+        IGPO,
+    ),
+    # recorded answers (MDPO)
+    Mutation("gain of a step negated", "rl/advantages.py", "(reward - before) + 1.0", "(before - reward) + 1.0", MDPO),
+    Mutation("a step hopes for itself", "rl/advantages.py", ".flip(1) - reward) / count", ".flip(1)) / count", MDPO),
+    Mutation(
+        "the last step forgets itself",
+        "rl/advantages.py",
+        "(count > 0, after, reward)",
+        "(count > 0, after, before)",
+        MDPO,
+    ),
+    Mutation("steps without reward count", "rl/advantages.py", ".flip(1) - seen.long()", ".flip(1)", MDPO),
+    Mutation("steps of the smallest advantages", "rl/x0_action.py", "descending=True", "descending=False", MDPO),
+    Mutation("advantages cancel in a group", "rl/x0_action.py", "advantage.double().abs()", "advantage.double()", MDPO),
+    Mutation(
+        "tokens that stand are scored",
+        "rl/x0_action.py",
+        ">= step.unsqueeze(1))\n    sure",
+        "> step.unsqueeze(1))\n    sure",
+        MDPO,
+    ),
+    Mutation("sure tokens weigh less", "rl/x0_action.py", "sure / hidden.sum", "(1 - sure) / hidden.sum", MDPO),
+    Mutation(
+        "factor upside down",
+        "rl/x0_action.py",
+        "(length / scored.sum(1).clamp(min=1))",
+        "(scored.sum(1) / length)",
+        MDPO,
+    ),
+    Mutation(
+        "factor on the KL term",
+        "rl/objectives.py",
+        "units.factor * super().per_unit(units)",
+        "super().per_unit(units)",
+        MDPO,
+    ),
+    Mutation(
+        "own tokens in place of the answer's",
+        "rl/likelihood.py",
+        "(tokens if plan.target is None",
+        "(tokens if True",
+        MDPO,
+    ),
+    Mutation(
+        "recorded before it is drawn",
+        "rollouts/denoise.py",
+        "record.x0_pred[every], record",
+        "record.x0_pred[row[:, None].expand_as(place)[asked], 0, place[asked]], record",
+        HINTS,
     ),
 )

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Case:
     checkpoint: Callable[..., Path] = llada_checkpoint
     lora: tuple[str, ...] = ("k_proj", "q_proj", "up_proj", "v_proj")
     markup: str = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    preset: str = "diffu_grpo"
+    more: dict[str, Any] = field(default_factory=dict)  # overrides that the small canvas asks for
 
 
 def _jsonl(*parts: str) -> list[dict[str, Any]]:
@@ -57,6 +59,7 @@ def _sudoku() -> list[dict[str, Any]]:
         return list(csv.DictReader(file))[:1]
 
 
+ALL_LAYERS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 CASES = [
     Case(
         "llada_8b_math_diffu_grpo", _math, ".jsonl", "<reasoning>\nSo\n</reasoning>\n<answer>\n\\boxed{", "5}"
@@ -65,11 +68,20 @@ CASES = [
         "llada_8b_countdown_diffu_grpo", lambda: _jsonl("d1_test", "countdown_cd3_test.jsonl")[:1], ".jsonl",
         "<answer>\n30-(100-9", "3)",
     ),
+    Case(
+        "llada_8b_countdown_mdpo", lambda: _jsonl("d1_test", "countdown_cd3_test.jsonl")[:1], ".jsonl",
+        "<answer>\n30-(100-9", "3)", lora=ALL_LAYERS, preset="mdpo",
+    ),
+    Case(
+        "llada_8b_gsm8k_igpo", lambda: _jsonl("gsm8k", "train.jsonl")[371:374], ".jsonl",
+        "<reasoning>\nSo\n</reasoning>\n<answer>\n", "5", lora=ALL_LAYERS, preset="igpo",
+        more={"rollout.strategy.tail": 0, "rollout.strategy.chunk": [1, 1]},
+    ),
     Case("llada_8b_sudoku_diffu_grpo", _sudoku, ".csv", "<answer>\n31422431421313", "24"),
     Case(
         "dream_7b_gsm8k_diffu_grpo", lambda: _jsonl("gsm8k", "train.jsonl")[371:374], ".jsonl", "\\boxed{", "5}",
         checkpoint=dream_checkpoint,
-        lora=("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"),
+        lora=ALL_LAYERS,
         markup="<|im_start|>assistant\n",
     ),
 ]  # fmt: skip
@@ -104,6 +116,7 @@ def overrides(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "rollout.block": 2,
         "rollout.steps": 2,
         "rollout.group_size": 6,
+        **case.more,
     }
 
 
@@ -129,7 +142,7 @@ def test_two_updates_as_published(case: Case, run: Run) -> None:
     assert 0 < sum(row["outcome"] for row in run.metrics) / 2 < 1
     assert any(row["optim/grad_norm"] > 0 for row in run.metrics)
     right = [row["text"] for row in samples(run) if row["outcome"] == 1.0]
-    assert all(text.startswith(case.ending) for text in right)
+    assert all(case.ending in text for text in right)
 
 
 @needs_data
@@ -140,7 +153,7 @@ def test_the_folder_holds_the_published_choices_and_an_adapter(case: Case, run: 
     for section in ("method", "optim", "rewards", "outcome"):
         assert getattr(recipe, section) == getattr(shipped, section)
     assert recipe.model.lora == shipped.model.lora
-    assert recipe.method.preset == "diffu_grpo"
+    assert recipe.method.preset == case.preset
     adapted = json.loads((run.folder / "adapter" / "adapter_config.json").read_text())
     assert tuple(sorted(adapted["target_modules"])) == case.lora
 

@@ -62,7 +62,25 @@ def lora(folder: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-RECIPES = {"full": full, "lora": lora}
+def hinted(folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """Hints where a group fails, and groups without signal replaced: how much is drawn depends on what was drawn."""
+    rows = [{**row, "trace": row["completion"] * 2} for row in ROWS]
+    (tmp_path / "starts.py").write_text(
+        "def starts(completions, trace, **_):\n    return [float(a[:2] == b[:2]) for a, b in zip(completions, trace)]\n"
+    )
+    source = lora(folder, tmp_path)
+    strategy = {"kind": "inpaint", "reveal_answer": True, "chunk": [1, 2]}
+    return {
+        **source,
+        "method": {"preset": "igpo", "inner_passes": 2},
+        "rollout": {**source["rollout"], "group_size": 4, "strategy": strategy, "dynamic": {"rounds": 1}},
+        "data": {"train": {"path": written(rows, tmp_path / "traces.jsonl")}},
+        "rewards": [{"fn": f"{tmp_path}/starts.py:starts"}],
+        "train": {**source["train"], "updates": 3},
+    }
+
+
+RECIPES = {"full": full, "lora": lora, "hinted": hinted}
 
 
 def run(source: dict[str, Any], out: str, **options: Any) -> Run:
@@ -139,6 +157,7 @@ MOMENTS = {
     "in a later update": ("full", killing(session, "train_step", 5, after=True)),
     "writing a checkpoint": ("full", killing(checkpoints, "flush", 22, after=False)),
     "writing a later checkpoint": ("lora", killing(checkpoints, "flush", 17, after=False)),
+    "between hinted rollouts and their update": ("hinted", killing(session, "train_step", 2, after=False)),
     "deleting a checkpoint": ("lora", killing(checkpoints, "remove", 2, after=False)),
     "in the middle of a row": ("lora", lambda patch: patch.setattr(session.RunFolder, "append", half_a_row)),
     "after the last update": ("full", killing(session, "save_weights", 1, after=False)),
@@ -148,14 +167,18 @@ MOMENTS = {
 
 @pytest.fixture(scope="module")
 def undisturbed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Made when a test first asks for it: all at once they outlast a test's time on a busy machine."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    found = {}
-    for name, make in RECIPES.items():
-        place = folder / name
-        place.mkdir()
-        found[name] = run(make(checkpoint, place), str(place / "run")).folder
-    torch.use_deterministic_algorithms(False)
-    return found
+
+    class Runs(dict[str, Path]):
+        def __missing__(self, name: str) -> Path:
+            place = folder / name
+            place.mkdir()
+            self[name] = run(RECIPES[name](checkpoint, place), str(place / "run")).folder
+            torch.use_deterministic_algorithms(False)
+            return self[name]
+
+    return Runs()
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -73,6 +73,8 @@ def test_hints_stand_where_the_trace_has_them_and_never_end_a_text() -> None:
         "address": (0, 0, 0),
     }
     assert group_hints([3, EOS, 2, 1, 0, 3, 3], 2, **options) == [{0: 3, 2: 2, 3: 1, 4: 0}] * 2
+    lean = {**options, "sizes": (1, 1), "share": (0.01, 0.02)}
+    assert all(len(row) == 1 for row in group_hints([EOS, 1, EOS, 2, EOS], 50, **lean))  # every row has a hint
     assert group_hints([3], 1, **{**options, "sizes": (2, 2)}) == [{}]
 
 
@@ -109,7 +111,7 @@ def test_mended_groups_against_a_slow_count() -> None:
     for _ in range(100):
         size, most = int(random.integers(1, 6)), int(random.integers(0, 4))
         group = torch.tensor([g for g in (3, 5) for _ in range(size)])
-        outcome = torch.tensor(random.choice([0.0, 0.5, NAN], 2 * size), dtype=torch.float32)
+        outcome = torch.tensor(random.choice([0.0, 0.5, 1.0, NAN], 2 * size), dtype=torch.float32)
         hinted = torch.tensor([5] * size)
         result = torch.tensor(random.choice([0.0, 1.0, NAN], size), dtype=torch.float32)
         rows = mended(group, outcome, hinted, result, most)
