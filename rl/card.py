@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rl.config_yaml import read_file, to_yaml
-from rl.source import RECIPE, TINY
+from rl.source import RECIPE
+from rollouts.families import MADE
 
 PATHS = ("path", "adapter", "out", "fn")  # keys of a recipe whose values may be local paths
 
@@ -79,7 +80,7 @@ def _front_matter(what: Exported, recipe: Mapping[str, Any]) -> str:
 
 def _opening(what: Exported, recipe: Mapping[str, Any]) -> str:
     base = f"[{what.base}](https://huggingface.co/{what.base})" if what.base_is_public else f"`{_name(what.base)}`"
-    base = "unmask's tiny model" if what.base == TINY else base
+    base = f"unmask's `{what.base}`, a small random model" if what.base in MADE else base
     method = (recipe.get("method") or {}).get("preset") or "a method of its own"
     kinds = {
         "adapter": f"A LoRA adapter for {base}",
@@ -91,7 +92,7 @@ def _opening(what: Exported, recipe: Mapping[str, Any]) -> str:
         lines.append(
             "It was trained over 4-bit base weights and is merged into the full ones; the two differ by the rounding to 4 bits."
         )
-    if not what.base_is_public and what.base != TINY:
+    if not what.base_is_public and what.base not in MADE:
         lines.append("The base model was a local one; name its origin here before you share this.")
     return " ".join(lines) + "\n"
 

@@ -44,6 +44,13 @@ ResumeOption = Annotated[
         show_default=False,
     ),
 ]
+ToyOption = Annotated[
+    bool,
+    typer.Option(
+        "--toy",
+        help="The recipe at toy size: a random model of its family, few rows and steps. Runs in about a minute on a CPU.",
+    ),
+]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show prompts and plan, start nothing.")
 ]
@@ -71,14 +78,13 @@ def train(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     dry_run: DryRunOption = False,
+    toy: ToyOption = False,
     out: OutOption = None,
     resume: ResumeOption = None,
 ) -> None:
     """Train a policy by reinforcement learning, as the recipe says."""
     with _errors_for_people():
-        from rl.config import load_recipe
-
-        loaded = load_recipe(recipe, _overrides(overrides, out))
+        loaded = cli_tools.read_recipe(recipe, _overrides(overrides, out), toy=toy)
         if dry_run:
             from rl.plan import dry_run as show
 
@@ -94,14 +100,13 @@ def sft(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     dry_run: DryRunOption = False,
+    toy: ToyOption = False,
     out: OutOption = None,
     resume: ResumeOption = None,
 ) -> None:
     """Masked supervised fine-tuning alone: the section warm_start of the recipe."""
     with _errors_for_people():
-        from rl.config import load_recipe
-
-        loaded = load_recipe(recipe, _overrides(overrides, out), command="sft")
+        loaded = cli_tools.read_recipe(recipe, _overrides(overrides, out), toy=toy, command="sft")
         if dry_run:
             from rl.plan import dry_run as show
 

@@ -5,6 +5,7 @@ The schema is in `rl.config_schema`, the checks between sections in `rl.config_c
 """
 
 import copy
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +33,7 @@ from rl.config_schema import (
 )
 from rl.config_yaml import Document, Key, describe, dotted, parse_value, read_file
 from rl.recipes import recipe_folder, recipe_names
+from rollouts.families import MADE
 from rollouts.spec import SamplerSpec
 
 __all__ = [
@@ -54,7 +56,6 @@ __all__ = [
 
 Command = Literal["train", "sft"]
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-TINY = ("model", "path", "tiny")  # a model made on the spot, whatever the working folder holds
 _ROUNDS = 6  # of repairing a broken recipe far enough to run the checks between sections, too
 
 
@@ -250,7 +251,23 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         # What stands on the command line is meant from the working folder.
         folders = (Path.cwd(),) if origin.is_overridden(path) else (base, Path.cwd())
         _absolute(data, path, folders, suffixes)
+        if suffixes == DATA_SUFFIXES and path in origin.overridden:
+            _only_file(data, path[:-1], origin)
     return inherited
+
+
+def _only_file(data: dict[str, Any], split: Key, origin: _Origin) -> None:
+    """A file named on the command line takes the place of a data set: its configuration and split names go with it.
+
+    A file has one split, called train; a slice such as ``test[:100]`` is kept, as ``train[:100]``.
+    """
+    node = _at(data, split)
+    if not isinstance(node, dict) or Path(str(node.get("path"))).suffix not in DATA_SUFFIXES:
+        return
+    if not origin.is_overridden((*split, "name")):
+        node.pop("name", None)
+    if isinstance(node.get("split"), str) and not origin.is_overridden((*split, "split")):
+        node["split"] = re.sub(r"^\w+", "train", node["split"])
 
 
 def _absolute(data: dict[str, Any], path: Key, folders: tuple[Path, ...], suffixes: tuple[str, ...]) -> None:
@@ -260,7 +277,9 @@ def _absolute(data: dict[str, Any], path: Key, folders: tuple[Path, ...], suffix
     expected; any other name that is not there is left alone (a Hub name).
     """
     node = _at(data, path[:-1])
-    if not isinstance(node, dict) or not isinstance(node.get(path[-1]), str) or path + (node[path[-1]],) == TINY:
+    if not isinstance(node, dict) or not isinstance(node.get(path[-1]), str):
+        return
+    if path == ("model", "path") and node["path"] in MADE:  # made on the spot, whatever the working folder holds
         return
     name, colon, function = node[path[-1]].partition(":") if ".py" in suffixes else (node[path[-1]], "", "")
     local = Path(name).expanduser()

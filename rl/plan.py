@@ -20,7 +20,7 @@ from rl.setup import column_problems
 from rl.tables import DataError, read_table
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
 from rollouts.denoise import CHUNK_NUMBERS
-from rollouts.families import ModelError, find_family
+from rollouts.families import MADE, ModelError, find_family
 from rollouts.models import build_decoder, load_tokenizer, lora_matches, special_ids
 
 T = TypeVar("T")
@@ -79,10 +79,10 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
 def inspect_model(recipe: Recipe) -> Network:
     """Family, tokenizer, sizes and LoRA targets of the recipe's model, from its small files. Raises ModelError."""
     model = recipe.model
-    if model.path == "tiny":
-        from rollouts.tiny import build_tiny
+    if model.path in MADE:
+        from rollouts.tiny import make
 
-        policy = build_tiny(recipe.train.seed)
+        policy = make(model.path, recipe.train.seed)
         family, decoder, tokenizer, mask_id = policy.family, policy.causal_lm, policy.tokenizer, policy.mask_id
     else:
         folder = _small_files(model.path)

@@ -15,9 +15,8 @@ from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.data import DataError, Prompt, PromptSet, check_completions, load_split
 from rollouts.checkpoints import save_adapter, save_policy
+from rollouts.families import MADE
 from rollouts.models import LoraSpec, Policy, load_policy
-
-TINY = "tiny"  # model.path of a small model made on the spot
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +56,12 @@ def load_model(model: ModelConfig, *, seed: int, trainable: bool = True) -> Poli
         "seed": seed,
         "trainable": trainable,
     }
-    if model.path != TINY:
+    if model.path not in MADE:
         return load_policy(model.path, family=model.family, **options)
-    from rollouts.tiny import build_tiny
+    from rollouts.tiny import make
 
     with tempfile.TemporaryDirectory() as folder:  # made, saved and loaded like any other
-        save_policy(build_tiny(seed), folder)
+        save_policy(make(model.path, seed), folder)
         return load_policy(folder, **options)
 
 

@@ -137,6 +137,22 @@ def test_local_files_are_found_beside_the_recipe_then_in_the_working_folder(tmp_
     assert train_path("data.train.path=a.jsonl") == str(working / "a.jsonl")  # what is typed is meant from here
 
 
+def test_a_file_on_the_command_line_takes_the_place_of_a_hub_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    source = {**GOOD, "data": {"train": {"path": "owner/set", "name": "main", "split": "test[:50]"}}}
+
+    def split(*overrides: str) -> tuple[str, str | None, str]:
+        found = load_recipe(source, overrides).data.train
+        assert found is not None
+        return found.path, found.name, found.split
+
+    assert split("data.train.path=a.jsonl") == (str(tmp_path / "a.jsonl"), None, "train[:50]")
+    assert split("data.train.path=owner/other") == ("owner/other", "main", "test[:50]")
+    # What was said is kept, and refused where it is read.
+    assert split("data.train.path=a.jsonl", "data.train.split=test")[2] == "test"
+
+
 def test_tiny_is_the_model_made_on_the_spot_even_beside_a_folder_of_that_name(tmp_path, monkeypatch):
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
