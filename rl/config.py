@@ -85,7 +85,7 @@ def load_recipe(
     is_shipped = is_file and Path(document.file).parent == recipe_folder()
     # A shipped recipe lies in the package; its data files are the user's.
     base = Path(document.file).resolve().parent if is_file and not is_shipped else Path.cwd()
-    inherited = _resolve(document.data, base, problems, origin)
+    inherited = _resolve(document.data, base, problems, origin, provided)
     if document.problems and not document.data:
         raise RecipeErrors(problems)
     if document.data.get("name") is None and is_file:
@@ -211,8 +211,10 @@ def _set(data: dict[str, Any], path: Key, value: Any) -> tuple[str, None, str] |
     return None
 
 
-def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: _Origin) -> set[Key]:
-    """Completes plain data in place: method preset, sampler of the evaluation, absolute paths.
+def _resolve(
+    data: dict[str, Any], base: Path, problems: list[Problem], origin: _Origin, provided: Collection[str]
+) -> set[Key]:
+    """Completes plain data in place: method preset, an evaluation where there is data for it, its sampler, absolute paths.
 
     Returns the keys that were inherited from another section, where an error would be reported twice.
     """
@@ -229,6 +231,9 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         data["method"] = presets.resolve(raw)
 
     inherited: set[Key] = set()
+    has_rewards = bool(data.get("rewards")) or "rewards" in provided
+    if "eval" not in data and has_rewards and (_at(data, ("data", "eval")) or "data.eval" in provided):
+        data["eval"] = {}  # prompts to report on: measure before and after
     evaluation, rollout = data.get("eval"), data.get("rollout")
     if isinstance(evaluation, dict) and isinstance(evaluation.get("sampler") or {}, dict):
         own = evaluation.get("sampler") or {}
@@ -237,6 +242,7 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         inherited = {("eval", "sampler", key) for key in sampler if key not in own}
         evaluation["sampler"] = sampler | own
 
+    _reward_names(data)
     named: list[tuple[Key, tuple[str, ...]]] = [
         (("data", "train", "path"), DATA_SUFFIXES),
         (("data", "eval", "path"), DATA_SUFFIXES),
@@ -254,6 +260,19 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         if suffixes == DATA_SUFFIXES and path in origin.overridden:
             _only_file(data, path[:-1], origin)
     return inherited
+
+
+def _reward_names(data: dict[str, Any]) -> None:
+    """`outcome` and `save.best_by` may spell a reward as its entry does, ``my_rewards.py:brevity``; what is meant is its name."""
+    rewards = data.get("rewards")
+    names = {
+        entry["fn"]: entry.get("name") or entry["fn"].rpartition(":")[2]
+        for entry in (rewards if isinstance(rewards, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("fn"), str) and ":" in entry["fn"]
+    }
+    for node, key in ((data, "outcome"), (data.get("save"), "best_by")):
+        if isinstance(node, dict) and isinstance(node.get(key), str):
+            node[key] = names.get(node[key], node[key])
 
 
 def _only_file(data: dict[str, Any], split: Key, origin: _Origin) -> None:

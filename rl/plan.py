@@ -4,7 +4,7 @@ Nothing is started: the network is built on the meta device, without memory, and
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from rewards.contract import RewardError, load_rewards
+from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards
 from rl.config import Recipe
-from rl.data import Prompt, PromptSet, check_completions, load_split
+from rl.data import DataError, Prompt, PromptSet
+from rl.grading import columns_of, completion_of
 from rl.method import forwards
-from rl.setup import column_problems
-from rl.tables import DataError, read_table
+from rl.setup import load_sets
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
 from rollouts.denoise import CHUNK_NUMBERS
 from rollouts.families import MADE, ModelError, find_family
@@ -25,6 +25,7 @@ from rollouts.models import build_decoder, load_tokenizer, lora_matches, special
 
 T = TypeVar("T")
 SHOWN_PROMPTS = 2
+WRONG = "I do not know."  # the completion that each reward is tried on
 FLOAT = 4  # bytes; logits and scores are float32
 
 
@@ -56,18 +57,25 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     console = console or Console(highlight=False, soft_wrap=True)
     problems: list[str] = []
     network = _collect(problems, lambda: inspect_model(recipe))
-    sets = _load_data(recipe, network, problems)
     rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
-    problems += column_problems(recipe, rewards, sets)
+    sets = load_sets(recipe, network, rewards, problems)
+    main = sets.get("warm_start.data" if command == "sft" else "data.train")
+    graded = "data.train" if "data.train" in sets else "data.eval"
+    tried = _collect(problems, lambda: try_rewards(recipe, rewards, sets[graded])) if not problems and rewards else None
     if problems:
         raise PlanErrors(problems)
     assert network is not None
-    main = sets["warm_start.data" if command == "sft" else "data.train"]
+    assert main is not None
     for prompt in main.prompts[:SHOWN_PROMPTS]:
         _print_prompt(prompt, console)
     for key, prompts in sets.items():
         dropped = "".join(f"; dropped {count}: {reason}" for reason, count in prompts.dropped.items())
         console.print(f"{key}: {len(prompts)} prompts from {prompts.source}{dropped}", markup=False)
+    if tried:
+        console.print(
+            f"rewards for prompt {sets[graded].prompts[0].prompt_id} of {graded} and the completion {WRONG!r}:"
+        )
+        console.print(_table(tried))
     console.print()
     console.print(_table(plan(recipe, network, main, command)))
     if recipe.model.quantization == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
@@ -157,6 +165,32 @@ def plan(recipe: Recipe, network: Network, prompts: PromptSet, command: str = "t
     return lines
 
 
+def try_rewards(recipe: Recipe, rewards: Sequence[Reward], prompts: PromptSet) -> list[tuple[str, str]]:
+    """(name, what it returned) of every reward called once, on the first prompt and a completion that is plainly wrong.
+
+    Raises RewardError, as a run would after its first rollouts.
+    """
+    prompt = prompts.prompts[0]
+    completion = completion_of(prompt, WRONG, recipe.data.prompt.prefill or "")
+    grades = grade(
+        rewards,
+        prompts=[prompt.raw],
+        completions=[completion],
+        completion_ids=[[]],
+        columns=columns_of([prompt]),
+        trainer_state=TrainerState(max_steps=recipe.train.updates),
+    )
+
+    def said(name: str) -> str:
+        score = grades.components[name][0]
+        if score is not None:
+            return f"{score:g}"
+        failed = f"{name}/infrastructure_failures" in grades.metrics
+        return f"could not grade: {grades.dropped[0] or 'infrastructure error'}" if failed else "none (does not apply)"
+
+    return [(reward.name, said(reward.name)) for reward in rewards]
+
+
 def _small_files(path: str) -> Path:
     """The folder of a checkpoint; for a Hub name its config and tokenizer alone, not its weights."""
     if Path(path).exists() or "/" not in path:
@@ -171,42 +205,6 @@ def _small_files(path: str) -> Path:
             f"model.path {path}: no such folder, and the hub did not give it ({type(error).__name__}). Check the name "
             "and the connection, or download the model and give its folder."
         ) from error
-
-
-def _load_data(recipe: Recipe, network: Network | None, problems: list[str]) -> dict[str, PromptSet]:
-    """The prompts of every split; without a network, which has a problem then, the tables are read all the same."""
-    room = 1 if network is None else network.max_length - recipe.rollout.canvas
-    if network is not None and room < 1:
-        problems.append(
-            f"rollout.canvas: {recipe.rollout.canvas} leaves no room for a prompt in the model's {network.max_length} "
-            "positions; use a shorter canvas"
-        )
-        return {}
-    splits = {
-        "data.train": recipe.data.train,
-        "data.eval": recipe.data.eval,
-        "data.validation": recipe.data.validation,
-        "warm_start.data": recipe.warm_start.data if recipe.warm_start else None,
-    }
-    sets: dict[str, PromptSet] = {}
-    for key, split in splits.items():
-        if split is None:
-            continue
-
-        def load(split: Any = split, key: str = key) -> PromptSet | None:
-            if network is None:
-                read_table(split, key)
-                return None
-            sft = key == "warm_start.data"
-            loaded = load_split(split, recipe.data.prompt, network, room=room, where=key, need_completion=sft)
-            if sft:
-                check_completions(loaded, network.tokenizer, canvas=recipe.rollout.canvas, where=key)
-            return loaded
-
-        loaded = _collect(problems, load)
-        if loaded is not None:
-            sets[key] = loaded
-    return sets
 
 
 def _collect(problems: list[str], load: Callable[[], T]) -> T | None:

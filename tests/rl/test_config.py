@@ -262,7 +262,7 @@ def test_switches_may_be_words(word, value):
         ({"method": {"preset": "diffu_grpo"}}, "method.kl.reference", "neither model.lora nor model.adapter", None),
         ({"rewards": [{"fn": "sudoku.solved", "weight": 0}]}, "rewards.0.weight", "weight 0", None),
         ({"outcome": "solved"}, "outcome", "no reward 'solved'", "sudoku.solved"),
-        ({"data": {"eval": {"path": "a/b"}}}, "data.eval", "nothing evaluates", None),
+        ({"data": {"eval": {"path": "a/b"}}, "eval": None}, "data.eval", "nothing evaluates", None),
         ({"eval": {}}, "eval", "no prompts to evaluate on", None),
         ({"train": {"out": __file__}}, "train.out", "is a file", None),
         ({"train": {"out": f"{__file__}/deeper"}}, "train.out", "is a file", None),
@@ -290,6 +290,24 @@ def test_what_the_caller_provides_need_not_be_named():
 def test_sft_needs_a_warm_start_and_nothing_else():
     assert only_problem({}, command="sft").key == "warm_start"
     load_recipe({"model": {"path": "tiny"}, "warm_start": {"data": {"path": "a/b"}, "steps": 2}}, command="sft")
+
+
+def test_prompts_to_report_on_are_measured_before_and_after_unless_the_recipe_says_otherwise():
+    assert load_recipe({**GOOD, "data": {**GOOD["data"], "eval": {"path": "a/b"}}}).eval is not None
+    assert load_recipe(GOOD, provided=["data.eval"]).eval is not None
+    assert load_recipe(GOOD).eval is None
+
+
+def test_outcome_and_best_by_may_spell_a_reward_as_its_entry_does(tmp_path):
+    (tmp_path / "mine.py").write_text("def a(completions, **_):\n    return [0.0]\n\n\nb = a\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "model: {path: tiny}\ndata: {train: {path: a/b}, eval: {path: a/c}, validation: {path: a/d}}\n"
+        "rewards: [{fn: mine.py:a, weight: 0.5}, {fn: mine.py:b, name: other}]\n"
+        "eval: {every: 1}\nsave: {best_by: mine.py:a}\noutcome: mine.py:b\n"
+    )
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert (recipe.outcome, recipe.save.best_by) == ("other", "a")
+    assert load_recipe(recipe) == recipe
 
 
 def test_evaluation_steps_are_checked_against_the_evaluation_sampler():
