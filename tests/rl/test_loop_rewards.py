@@ -129,7 +129,7 @@ def wants_more(completions: list[str], solution: list[str], **_: Any) -> list[fl
     [
         (
             raises,
-            r"reward raises raised ZeroDivisionError on row \d+: division by zero\n.*_rewards\.py, line \d+.*: return \[1 / .*\n.*prompt: +'(6789|5522)'",
+            r"reward raises raised ZeroDivisionError on row \d+: division by zero\n.*_rewards\.py, line \d+.*\n.*prompt: +'(6789|5522)'",
         ),
         (too_few, r"reward too_few returned 11 scores for 12 completions"),
         (words, r"reward words returned 'good' \(str\) for row 0"),
