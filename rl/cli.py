@@ -44,6 +44,10 @@ ResumeOption = Annotated[
         show_default=False,
     ),
 ]
+AcceptOption = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="Continue although data files or reward code were changed since."),
+]
 ToyOption = Annotated[
     bool,
     typer.Option(
@@ -81,6 +85,7 @@ def train(
     toy: ToyOption = False,
     out: OutOption = None,
     resume: ResumeOption = None,
+    accept_changes: AcceptOption = False,
 ) -> None:
     """Train a policy by reinforcement learning, as the recipe says."""
     with _errors_for_people():
@@ -92,7 +97,7 @@ def train(
             return
         from rl.loop import train as run
 
-        run(loaded, resume=resume)
+        run(loaded, resume=resume, accept_changes=accept_changes)
 
 
 @app.command()
@@ -103,6 +108,7 @@ def sft(
     toy: ToyOption = False,
     out: OutOption = None,
     resume: ResumeOption = None,
+    accept_changes: AcceptOption = False,
 ) -> None:
     """Masked supervised fine-tuning alone: the section warm_start of the recipe."""
     with _errors_for_people():
@@ -114,7 +120,7 @@ def sft(
             return
         from rl.loop import sft as run
 
-        run(loaded, resume=resume)
+        run(loaded, resume=resume, accept_changes=accept_changes)
 
 
 @app.command()

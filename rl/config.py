@@ -56,6 +56,7 @@ __all__ = [
 
 Command = Literal["train", "sft"]
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_NUMBER = re.compile("[0-9]{1,9}")  # of a list item; str.isdigit would take superscripts, too
 _ROUNDS = 6  # of repairing a broken recipe far enough to run the checks between sections, too
 
 
@@ -80,14 +81,15 @@ def load_recipe(
     """
     document = _document(source)
     problems = list(document.problems)
+    if document.problems and not document.data:  # no YAML: nothing else could be said of it
+        raise RecipeErrors(problems)
     origin = _apply_overrides(document, overrides, problems)
+    document.data = _without_nul(document.data, (), problems, origin)
     is_file = isinstance(source, (str, Path))
     is_shipped = is_file and Path(document.file).parent == recipe_folder()
     # A shipped recipe lies in the package; its data files are the user's.
     base = Path(document.file).resolve().parent if is_file and not is_shipped else Path.cwd()
     inherited = _resolve(document.data, base, problems, origin, provided)
-    if document.problems and not document.data:
-        raise RecipeErrors(problems)
     if document.data.get("name") is None and is_file:
         document.data["name"] = Path(document.file).stem
 
@@ -114,7 +116,7 @@ class _Origin:
         return any(path[: len(one)] == one or one[: len(path)] == path for one in self.overridden)
 
     def problem(self, key: str, message: str, near: str | None = None, remedy: str | None = None) -> Problem:
-        path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+        path = tuple(int(part) if _NUMBER.fullmatch(part) else part for part in key.split("."))
         if self.is_overridden(path):
             return Problem(COMMAND_LINE, key, message, near, remedy)
         while path and path not in self.document.lines:
@@ -161,6 +163,18 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _without_nul(value: Any, path: Key, problems: list[Problem], origin: _Origin) -> Any:
+    """The value without NUL characters, which no path or text here can hold; each is a problem."""
+    if isinstance(value, dict):
+        return {name: _without_nul(item, (*path, name), problems, origin) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nul(item, (*path, index), problems, origin) for index, item in enumerate(value)]
+    if isinstance(value, str) and "\0" in value:
+        problems.append(origin.problem(dotted(path), "holds a NUL character", None, "remove it"))
+        return value.replace("\0", "")
+    return value
+
+
 def _apply_overrides(document: Document, overrides: Sequence[str], problems: list[Problem]) -> _Origin:
     origin = _Origin(document)
     for override in overrides:
@@ -178,7 +192,7 @@ def _apply_overrides(document: Document, overrides: Sequence[str], problems: lis
                 Problem(COMMAND_LINE, key, f"the value {text!r} is not valid YAML", None, "put the value in quotes")
             )
             continue
-        path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+        path = tuple(int(part) if _NUMBER.fullmatch(part) else part for part in key.split("."))
         if path[0] == "method" and len(path) > 1 and isinstance(document.data.get("method"), str):
             # The name of a preset may stand for the method.
             document.data["method"] = {"preset": document.data["method"]}

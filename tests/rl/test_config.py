@@ -310,6 +310,24 @@ def test_outcome_and_best_by_may_spell_a_reward_as_its_entry_does(tmp_path):
     assert load_recipe(recipe) == recipe
 
 
+def test_a_superscript_is_no_number_of_a_list_item():
+    (problem,) = problems_of(GOOD, ["rewards.²=1"])
+    assert (problem.file, problem.key) == ("command line", "rewards.²")
+
+
+def test_a_nul_character_is_named_with_its_place(tmp_path):
+    (problem,) = problems_of({**GOOD, "data": {"train": {"path": "a\0b.jsonl"}}})[:1]
+    assert (problem.key, problem.message) == ("data.train.path", "holds a NUL character")
+    file = tmp_path / "recipe.yaml"
+    file.write_text('model:\n  path: "ti\\0ny"\n')
+    assert ("model.path", 2) in [(one.key, one.line) for one in problems_of(file)]
+    file.write_text("model:\n  path: ti\0ny\n")
+    (problem,) = problems_of(file)
+    assert (problem.line, problem.message) == (2, "this is not valid YAML: it holds the character U+0000")
+    (problem,) = problems_of(GOOD, ["optim.lr=\0"])
+    assert problem.key == "optim.lr"
+
+
 def test_evaluation_steps_are_checked_against_the_evaluation_sampler():
     changes = {"data": {"eval": {"path": "a/b"}}, "eval": {"steps": [8, 9, 256]}}
     problem = only_problem(changes)
