@@ -18,7 +18,7 @@ class Exported:
     """What the card speaks of.
 
     kind: adapter, merged or full; base: Hub name or path of the base model; names: of an adapter's modules; code: config.json says
-    where the model's published code is.
+    where the model's published code is; sizes: of the network, in words, as far as its config says.
     """
 
     kind: str
@@ -30,6 +30,7 @@ class Exported:
     names: str = "transformers"
     quantized: bool = False
     code: bool = False
+    sizes: str = ""
 
     @property
     def base_is_public(self) -> bool:
@@ -93,7 +94,11 @@ def _opening(what: Exported, recipe: Mapping[str, Any]) -> str:
             "It was trained over 4-bit base weights and is merged into the full ones; the two differ by the rounding to 4 bits."
         )
     if not what.base_is_public and what.base not in MADE:
-        lines.append("The base model was a local one; name its origin here before you share this.")
+        known = f", family {what.family}{', ' + what.sizes if what.sizes else ''}"
+        lines.append(
+            f"The base model was the local folder `{_name(what.base)}`{known}; where it came from is not known here: say so before you "
+            "share this, or export again with `--base-model OWNER/NAME`."
+        )
     return " ".join(lines) + "\n"
 
 
@@ -154,7 +159,7 @@ def _rows(rows: Sequence[tuple[str, Mapping[str, Any] | None]], name: str) -> st
 
 
 def _use(what: Exported, place: str) -> str:
-    base = what.base if what.base_is_public else "BASE_MODEL"
+    base = what.base if what.base_is_public else f"/path/to/{_name(what.base)}"
     if what.kind == "adapter":
         ours = f'import unmask\n\npolicy = unmask.load_policy("{base}", adapter="FOLDER")  # a local copy of this repository'
         theirs = (

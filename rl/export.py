@@ -184,6 +184,20 @@ def _describe(source: Source, where: tuple[Path, str], has_adapter: bool, option
         names=options.names,
         quantized=source.recipe.model.quantization != "none",
         code="auto_map" in config,
+        sizes=_sizes(config),
+    )
+
+
+def _sizes(config: dict[str, Any]) -> str:
+    """Layers, width and vocabulary as a config.json of either kind of names has them, in words."""
+    layers, width = (
+        config.get("n_layers") or config.get("num_hidden_layers"),
+        config.get("d_model") or config.get("hidden_size"),
+    )
+    if not (layers and width):
+        return ""
+    return f"{layers} layers of width {width}" + (
+        f", vocabulary {config['vocab_size']:,}" if "vocab_size" in config else ""
     )
 
 
@@ -217,7 +231,10 @@ def _check_options(options: ExportOptions, has_adapter: bool, source: Source) ->
 
         check_name(options.base_model, "--base-model")
     if adapter_only and source.model.path in MADE and options.base_model is None:
-        raise CommandError("the tiny model is made on the spot, so an adapter has no base to name; add --merge")
+        raise CommandError(
+            f"the base of this adapter, {source.model.path}, is made on the spot from the run's seed ({source.seed}) and is no checkpoint "
+            "that PEFT could load it on; add --merge for whole weights, which need no base (`unmask sample RUN` takes the run as it is)"
+        )
 
 
 def _check_target(out: Path, run: Path, source: Source, force: bool) -> None:

@@ -76,7 +76,10 @@ def describe(changes: Sequence[Change]) -> str:
         f"  {one.key:<{wide}}  {said(one.before)} -> {said(one.after)}" + (f"  ({one.why})" if one.why else "")
         for one in changes
     ]
-    head = "--toy: the recipe made small, to see that everything fits together. The model is random: its accuracy says nothing."
+    head = (
+        "--toy: the recipe made small, to see that everything fits together. The model is random: its accuracy says nothing,\n"
+        "and where no rollout earns more than the others of its group, nothing is learned."
+    )
     return "\n".join([head, *lines, "Everything else is as in the recipe.", ""])
 
 
