@@ -47,12 +47,17 @@ def _data_files(recipe: Recipe) -> dict[str, Path]:
 
 
 def _code(reward: Reward, *, whole_file: bool) -> bytes | None:
-    """The file that a recipe's reward stands in, helpers and all; of a function passed as an object, its own lines. None: unknown."""
+    """The file that a recipe's reward stands in, helpers and all; of a function passed as an object, its own lines.
+
+    None: unknown. So is a lambda passed as an object, whose lines are those of the call it stands in.
+    """
     fn: Any = reward.fn
     while isinstance(fn, functools.partial):
         fn = fn.func
     fn = fn if inspect.isfunction(fn) or inspect.ismethod(fn) else type(fn)
     try:
+        if not whole_file and getattr(fn, "__name__", "") == "<lambda>":
+            return None
         if not whole_file:
             return inspect.getsource(fn).encode()
         file = inspect.getsourcefile(inspect.unwrap(fn))

@@ -45,7 +45,8 @@ class Start:
         if changed and not accept:
             raise ResumeError(
                 f"{listing(changed, 8)}: not what {self.saved.path} was made with; the file was changed since. Put it back, or start a "
-                "new run without --resume; or go on with what is there now: --accept-changes (the two parts are then not one run)"
+                "new run without --resume; or go on with what is there now: --accept-changes, in Python "
+                "accept_changes=True (the two parts are then not one run)"
             )
         notes = [
             f"warning: {name} was changed since the last part of this run, and is used as it is now."
