@@ -16,6 +16,7 @@ from rewards.contract import TrainerState
 from rl import checkpoint
 from rl.advantages import advantages
 from rl.checkpoint import Saved
+from rl.counts import Progress
 from rl.data import batches
 from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k, sampled_outcomes
 from rl.grading import grade_rollouts, reward_metrics
@@ -36,27 +37,6 @@ from rollouts.strategy import sample_groups
 
 class EvaluationLeftError(Exception):
     """The run was asked to end while it evaluated."""
-
-
-@dataclass
-class Progress:
-    """Everything a run counts; plain JSON, so that a checkpoint holds it. updates: done; version: of the weights."""
-
-    updates: int = 0
-    sft_steps: int = 0
-    warmed: bool = False
-    version: int = 0
-    worked: float = 0.0  # seconds of all parts of the run that a checkpoint closed
-    seconds: dict[str, float] = field(default_factory=dict)
-    rollout_forwards: int = 0
-    eval_forwards: int = 0
-    rows_run: dict[str, int] = field(default_factory=dict)
-    best: dict[str, Any] | None = None  # {"update", "value", "reward"} on data.validation
-    stale: int = 0  # evaluations in a row without a new best
-    unhealthy: str = ""  # the monitor that asked for an end
-    changed: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # {"update", "what"}: files that were changed between parts
 
 
 @dataclass
