@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewards.load import Reward, RewardError, is_async, missing_columns
+from rewards.load import FIXED_ARGUMENTS, Reward, RewardError, is_async, missing_columns
 
 # Columns that TRL keeps from reward functions: they arrive as `prompts`, `completions` and `completion_ids`.
 WITHHELD = frozenset({"prompt", "completion", "completion_ids"})
@@ -181,8 +184,30 @@ def _failure(call: Call, error: BaseException) -> BaseException:
         hint = "\n  Reward functions receive every data column as a keyword: end the signature with **kwargs."
     return RewardError(
         f"reward {call.reward.name} raised {type(error).__name__} on {where}: {storable(str(error))}{hint}\n"
-        f"{sample(call, row or 0)}"
+        f"{_place(call, error)}{sample(call, row or 0)}"
     )
+
+
+def _place(call: Call, error: BaseException) -> str:
+    """Where in the author's code it happened: the last frame in the function's own file, else the last one that is not ours.
+
+    The function may have called a library, which raised: its author looks at the line that called.
+    """
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
+    own = getattr(inspect.unwrap(_innermost(call.reward.fn)), "__code__", None)
+    inside = [one for one in frames if own is not None and one.filename == own.co_filename] or frames
+    if not inside:
+        return ""
+    last = inside[-1]
+    code = f": {last.line.strip()}" if last.line else ""
+    deeper = "" if last is frames[-1] else f" (raised in {frames[-1].filename}, line {frames[-1].lineno})"
+    return f"  {last.filename}, line {last.lineno}, in {last.name}{code}{deeper}\n"
+
+
+def _innermost(fn: Any) -> Any:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn if hasattr(fn, "__code__") else getattr(fn, "__func__", None) or getattr(type(fn), "__call__", fn)  # noqa: B004
 
 
 def _guilty_row(call: Call, error: BaseException) -> int | None:
@@ -215,9 +240,13 @@ def _no_log(*_: Any, **__: Any) -> None:
 
 
 def sample(call: Call, row: int) -> str:
-    """The prompt and completion of a row, shortened, for a message."""
+    """The prompt, completion and columns of a row, shortened, for a message."""
     prompts, completions = call.arguments["prompts"], call.arguments["completions"]
-    return f"  row {row} prompt:     {shorten(prompts[row])}\n  row {row} completion: {shorten(completions[row])}"
+    lines = [f"  row {row} prompt:     {shorten(prompts[row])}", f"  row {row} completion: {shorten(completions[row])}"]
+    for name, value in call.arguments.items():
+        if name not in FIXED_ARGUMENTS and name not in call.reward.kwargs:
+            lines.append(f"  row {row} column {name}: {shorten(value[row], 200)}")
+    return "\n".join(lines)
 
 
 def shorten(value: Any, limit: int = 600) -> str:

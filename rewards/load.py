@@ -72,6 +72,15 @@ def load_rewards(entries: Sequence[Mapping[str, Any] | str | Callable[..., Any]]
             )
             continue
         rewards.append(found)
+    taken = {reward.name: index for index, reward in enumerate(rewards)}
+    problems.extend(
+        (
+            f"rewards[{index}].name",
+            f"{name!r} is how the spread of {name.removesuffix('/std')!r} is logged; give it another `name`",
+        )
+        for name, index in taken.items()
+        if name.endswith("/std") and name.removesuffix("/std") in taken
+    )
     if problems:
         raise RewardError("\n".join(f"{key}: {message}" for key, message in problems), problems)
     return tuple(rewards)

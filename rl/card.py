@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rl.config_yaml import read_file, to_yaml
-from rl.source import RECIPE, TINY
+from rl.source import RECIPE
+from rollouts.families import MADE
 
 PATHS = ("path", "adapter", "out", "fn")  # keys of a recipe whose values may be local paths
 
@@ -17,7 +18,7 @@ class Exported:
     """What the card speaks of.
 
     kind: adapter, merged or full; base: Hub name or path of the base model; names: of an adapter's modules; code: config.json says
-    where the model's published code is.
+    where the model's published code is; sizes: of the network, in words, as far as its config says.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Exported:
     names: str = "transformers"
     quantized: bool = False
     code: bool = False
+    sizes: str = ""
 
     @property
     def base_is_public(self) -> bool:
@@ -79,7 +81,7 @@ def _front_matter(what: Exported, recipe: Mapping[str, Any]) -> str:
 
 def _opening(what: Exported, recipe: Mapping[str, Any]) -> str:
     base = f"[{what.base}](https://huggingface.co/{what.base})" if what.base_is_public else f"`{_name(what.base)}`"
-    base = "unmask's tiny model" if what.base == TINY else base
+    base = f"unmask's `{what.base}`, a small random model" if what.base in MADE else base
     method = (recipe.get("method") or {}).get("preset") or "a method of its own"
     kinds = {
         "adapter": f"A LoRA adapter for {base}",
@@ -91,8 +93,12 @@ def _opening(what: Exported, recipe: Mapping[str, Any]) -> str:
         lines.append(
             "It was trained over 4-bit base weights and is merged into the full ones; the two differ by the rounding to 4 bits."
         )
-    if not what.base_is_public and what.base != TINY:
-        lines.append("The base model was a local one; name its origin here before you share this.")
+    if not what.base_is_public and what.base not in MADE:
+        known = f", family {what.family}{', ' + what.sizes if what.sizes else ''}"
+        lines.append(
+            f"The base model was the local folder `{_name(what.base)}`{known}; where it came from is not known here: say so before you "
+            "share this, or export again with `--base-model OWNER/NAME`."
+        )
     return " ".join(lines) + "\n"
 
 
@@ -153,7 +159,7 @@ def _rows(rows: Sequence[tuple[str, Mapping[str, Any] | None]], name: str) -> st
 
 
 def _use(what: Exported, place: str) -> str:
-    base = what.base if what.base_is_public else "BASE_MODEL"
+    base = what.base if what.base_is_public else f"/path/to/{_name(what.base)}"
     if what.kind == "adapter":
         ours = f'import unmask\n\npolicy = unmask.load_policy("{base}", adapter="FOLDER")  # a local copy of this repository'
         theirs = (

@@ -44,6 +44,17 @@ ResumeOption = Annotated[
         show_default=False,
     ),
 ]
+AcceptOption = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="Continue although data files or reward code were changed since."),
+]
+ToyOption = Annotated[
+    bool,
+    typer.Option(
+        "--toy",
+        help="The recipe at toy size: a random model of its family, few rows and steps. Runs in about a minute on a CPU.",
+    ),
+]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show prompts and plan, start nothing.")
 ]
@@ -71,14 +82,14 @@ def train(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     dry_run: DryRunOption = False,
+    toy: ToyOption = False,
     out: OutOption = None,
     resume: ResumeOption = None,
+    accept_changes: AcceptOption = False,
 ) -> None:
     """Train a policy by reinforcement learning, as the recipe says."""
     with _errors_for_people():
-        from rl.config import load_recipe
-
-        loaded = load_recipe(recipe, _overrides(overrides, out))
+        loaded = cli_tools.read_recipe(recipe, _overrides(overrides, out), toy=toy)
         if dry_run:
             from rl.plan import dry_run as show
 
@@ -86,7 +97,7 @@ def train(
             return
         from rl.loop import train as run
 
-        run(loaded, resume=resume)
+        run(loaded, resume=resume, accept_changes=accept_changes)
 
 
 @app.command()
@@ -94,14 +105,14 @@ def sft(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     dry_run: DryRunOption = False,
+    toy: ToyOption = False,
     out: OutOption = None,
     resume: ResumeOption = None,
+    accept_changes: AcceptOption = False,
 ) -> None:
     """Masked supervised fine-tuning alone: the section warm_start of the recipe."""
     with _errors_for_people():
-        from rl.config import load_recipe
-
-        loaded = load_recipe(recipe, _overrides(overrides, out), command="sft")
+        loaded = cli_tools.read_recipe(recipe, _overrides(overrides, out), toy=toy, command="sft")
         if dry_run:
             from rl.plan import dry_run as show
 
@@ -109,7 +120,7 @@ def sft(
             return
         from rl.loop import sft as run
 
-        run(loaded, resume=resume)
+        run(loaded, resume=resume, accept_changes=accept_changes)
 
 
 @app.command()

@@ -1,9 +1,13 @@
 """Commands around a run: sample, eval, report, export, doctor. `rl.cli` registers them; all that is heavy is imported inside."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from rl.config import Command, Recipe
 
 ModelArgument = Annotated[
     str,
@@ -18,6 +22,19 @@ AdapterOption = Annotated[
     typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to put on the model.", show_default=False),
 ]
 Dtype = Literal["float32", "bfloat16"]
+
+
+def read_recipe(name: str, overrides: Sequence[str], *, toy: bool, command: "Command" = "train") -> "Recipe":
+    """The checked recipe; with `toy` at toy size, and what that changes is printed."""
+    if not toy:
+        from rl.config import load_recipe
+
+        return load_recipe(name, overrides, command=command)
+    from rl.toy import describe, toy_recipe
+
+    recipe, changes = toy_recipe(name, overrides, command=command)
+    typer.echo(describe(changes))
+    return recipe
 
 
 def sample(
@@ -94,13 +111,27 @@ def evaluate(
         typer.Option("--model", help="A checkpoint, Hub name or run in place of the recipe's.", show_default=False),
     ] = None,
     adapter: AdapterOption = None,
+    toy: Annotated[
+        bool, typer.Option("--toy", help="The recipe at toy size, to see that it evaluates. Not for a run.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.json", help="Also write the numbers.", show_default=False)
     ] = None,
 ) -> None:
     """Accuracy on the recipe's evaluation prompts, with 95 % intervals, by denoising steps."""
-    from rl.measure import measure, show, write
+    from rl.measure import UNUSED, measure, show, write
 
+    if toy:
+        from rl.source import CommandError, locate_run
+        from rl.toy import describe, toy_recipe
+
+        if model or adapter or locate_run(recipe):
+            raise CommandError(
+                "--toy makes a recipe's own model small; a run, --model and --adapter bring weights along"
+            )
+        _, changes = toy_recipe(recipe, [*UNUSED, *(overrides or [])], provided=("data.train",))
+        typer.echo(describe(changes))
+        overrides = [*(change.override for change in changes), *(overrides or [])]
     found = measure(recipe, overrides or [], model=model, adapter=adapter, out=out)
     show(found)
     if out is not None:

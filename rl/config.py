@@ -5,6 +5,7 @@ The schema is in `rl.config_schema`, the checks between sections in `rl.config_c
 """
 
 import copy
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +33,7 @@ from rl.config_schema import (
 )
 from rl.config_yaml import Document, Key, describe, dotted, parse_value, read_file
 from rl.recipes import recipe_folder, recipe_names
+from rollouts.families import MADE
 from rollouts.spec import SamplerSpec
 
 __all__ = [
@@ -54,7 +56,7 @@ __all__ = [
 
 Command = Literal["train", "sft"]
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-TINY = ("model", "path", "tiny")  # a model made on the spot, whatever the working folder holds
+_NUMBER = re.compile("[0-9]{1,9}")  # of a list item; str.isdigit would take superscripts, too
 _ROUNDS = 6  # of repairing a broken recipe far enough to run the checks between sections, too
 
 
@@ -79,14 +81,15 @@ def load_recipe(
     """
     document = _document(source)
     problems = list(document.problems)
+    if document.problems and not document.data:  # no YAML: nothing else could be said of it
+        raise RecipeErrors(problems)
     origin = _apply_overrides(document, overrides, problems)
+    document.data = _without_nul(document.data, (), problems, origin)
     is_file = isinstance(source, (str, Path))
     is_shipped = is_file and Path(document.file).parent == recipe_folder()
     # A shipped recipe lies in the package; its data files are the user's.
     base = Path(document.file).resolve().parent if is_file and not is_shipped else Path.cwd()
-    inherited = _resolve(document.data, base, problems, origin)
-    if document.problems and not document.data:
-        raise RecipeErrors(problems)
+    inherited = _resolve(document.data, base, problems, origin, provided)
     if document.data.get("name") is None and is_file:
         document.data["name"] = Path(document.file).stem
 
@@ -113,7 +116,7 @@ class _Origin:
         return any(path[: len(one)] == one or one[: len(path)] == path for one in self.overridden)
 
     def problem(self, key: str, message: str, near: str | None = None, remedy: str | None = None) -> Problem:
-        path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+        path = tuple(int(part) if _NUMBER.fullmatch(part) else part for part in key.split("."))
         if self.is_overridden(path):
             return Problem(COMMAND_LINE, key, message, near, remedy)
         while path and path not in self.document.lines:
@@ -160,6 +163,18 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _without_nul(value: Any, path: Key, problems: list[Problem], origin: _Origin) -> Any:
+    """The value without NUL characters, which no path or text here can hold; each is a problem."""
+    if isinstance(value, dict):
+        return {name: _without_nul(item, (*path, name), problems, origin) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nul(item, (*path, index), problems, origin) for index, item in enumerate(value)]
+    if isinstance(value, str) and "\0" in value:
+        problems.append(origin.problem(dotted(path), "holds a NUL character", None, "remove it"))
+        return value.replace("\0", "")
+    return value
+
+
 def _apply_overrides(document: Document, overrides: Sequence[str], problems: list[Problem]) -> _Origin:
     origin = _Origin(document)
     for override in overrides:
@@ -177,7 +192,7 @@ def _apply_overrides(document: Document, overrides: Sequence[str], problems: lis
                 Problem(COMMAND_LINE, key, f"the value {text!r} is not valid YAML", None, "put the value in quotes")
             )
             continue
-        path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+        path = tuple(int(part) if _NUMBER.fullmatch(part) else part for part in key.split("."))
         if path[0] == "method" and len(path) > 1 and isinstance(document.data.get("method"), str):
             # The name of a preset may stand for the method.
             document.data["method"] = {"preset": document.data["method"]}
@@ -210,8 +225,10 @@ def _set(data: dict[str, Any], path: Key, value: Any) -> tuple[str, None, str] |
     return None
 
 
-def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: _Origin) -> set[Key]:
-    """Completes plain data in place: method preset, sampler of the evaluation, absolute paths.
+def _resolve(
+    data: dict[str, Any], base: Path, problems: list[Problem], origin: _Origin, provided: Collection[str]
+) -> set[Key]:
+    """Completes plain data in place: method preset, an evaluation where there is data for it, its sampler, absolute paths.
 
     Returns the keys that were inherited from another section, where an error would be reported twice.
     """
@@ -228,6 +245,9 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         data["method"] = presets.resolve(raw)
 
     inherited: set[Key] = set()
+    has_rewards = bool(data.get("rewards")) or "rewards" in provided
+    if "eval" not in data and has_rewards and (_at(data, ("data", "eval")) or "data.eval" in provided):
+        data["eval"] = {}  # prompts to report on: measure before and after
     evaluation, rollout = data.get("eval"), data.get("rollout")
     if isinstance(evaluation, dict) and isinstance(evaluation.get("sampler") or {}, dict):
         own = evaluation.get("sampler") or {}
@@ -236,6 +256,7 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         inherited = {("eval", "sampler", key) for key in sampler if key not in own}
         evaluation["sampler"] = sampler | own
 
+    _reward_names(data)
     named: list[tuple[Key, tuple[str, ...]]] = [
         (("data", "train", "path"), DATA_SUFFIXES),
         (("data", "preferences", "path"), DATA_SUFFIXES),
@@ -252,7 +273,36 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
         # What stands on the command line is meant from the working folder.
         folders = (Path.cwd(),) if origin.is_overridden(path) else (base, Path.cwd())
         _absolute(data, path, folders, suffixes)
+        if suffixes == DATA_SUFFIXES and path in origin.overridden:
+            _only_file(data, path[:-1], origin)
     return inherited
+
+
+def _reward_names(data: dict[str, Any]) -> None:
+    """`outcome` and `save.best_by` may spell a reward as its entry does, ``my_rewards.py:brevity``; what is meant is its name."""
+    rewards = data.get("rewards")
+    names = {
+        entry["fn"]: entry.get("name") or entry["fn"].rpartition(":")[2]
+        for entry in (rewards if isinstance(rewards, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("fn"), str) and ":" in entry["fn"]
+    }
+    for node, key in ((data, "outcome"), (data.get("save"), "best_by")):
+        if isinstance(node, dict) and isinstance(node.get(key), str):
+            node[key] = names.get(node[key], node[key])
+
+
+def _only_file(data: dict[str, Any], split: Key, origin: _Origin) -> None:
+    """A file named on the command line takes the place of a data set: its configuration and split names go with it.
+
+    A file has one split, called train; a slice such as ``test[:100]`` is kept, as ``train[:100]``.
+    """
+    node = _at(data, split)
+    if not isinstance(node, dict) or Path(str(node.get("path"))).suffix not in DATA_SUFFIXES:
+        return
+    if not origin.is_overridden((*split, "name")):
+        node.pop("name", None)
+    if isinstance(node.get("split"), str) and not origin.is_overridden((*split, "split")):
+        node["split"] = re.sub(r"^\w+", "train", node["split"])
 
 
 def _absolute(data: dict[str, Any], path: Key, folders: tuple[Path, ...], suffixes: tuple[str, ...]) -> None:
@@ -262,7 +312,9 @@ def _absolute(data: dict[str, Any], path: Key, folders: tuple[Path, ...], suffix
     expected; any other name that is not there is left alone (a Hub name).
     """
     node = _at(data, path[:-1])
-    if not isinstance(node, dict) or not isinstance(node.get(path[-1]), str) or path + (node[path[-1]],) == TINY:
+    if not isinstance(node, dict) or not isinstance(node.get(path[-1]), str):
+        return
+    if path == ("model", "path") and node["path"] in MADE:  # made on the spot, whatever the working folder holds
         return
     name, colon, function = node[path[-1]].partition(":") if ".py" in suffixes else (node[path[-1]], "", "")
     local = Path(name).expanduser()

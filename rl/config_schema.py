@@ -49,22 +49,30 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """Which policy is trained, and how it is loaded."""
 
-    path: str = Field(description="Hub name or folder of a checkpoint, or tiny for a small model made on the spot")
+    path: str = Field(
+        description="Hub name or folder of a checkpoint; tiny, or tiny-FAMILY, for a small random model made on the spot"
+    )
     family: str = Field(default="auto", description="auto reads it from the checkpoint's config.json")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the forward and backward pass")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        default="sdpa", description="implementation; flash_attention_2 needs a GPU, its package and bfloat16"
+    )
     lora: LoraConfig | None = Field(default=None, description="null trains all weights")
     adapter: str | None = Field(default=None, description="folder of a PEFT adapter to start from")
     quantization: Literal["none", "nf4"] = Field(
         default="none", description="nf4: frozen 4-bit base under LoRA; needs a GPU"
     )
-    gradient_checkpointing: Flag = False
+    gradient_checkpointing: Flag = Field(
+        default=False, description="recompute each layer in the backward pass: less memory, more time"
+    )
 
 
 class Split(Section):
     """One split of a data set: a Hub name or a local jsonl, json, csv or parquet file."""
 
-    path: str
+    path: str = Field(
+        description="Hub name; or a file or folder, looked for beside the recipe, then in the working folder"
+    )
     split: str = Field(default="train", description="split name; slices such as train[:100] are allowed")
     name: str | None = Field(default=None, description="configuration of a Hub data set")
     columns: dict[str, str] = Field(default_factory=dict, description="{our name: the data set's name}")
@@ -119,7 +127,7 @@ class RolloutConfig(SamplerSpec):
 class RewardEntry(Section):
     """One reward: ``module.function`` of the rewards folder, ``file.py:function`` or ``package.module:function``."""
 
-    fn: str
+    fn: str = Field(description="which function: gsm8k.correct, my_rewards.py:brevity or package.module:function")
     weight: float = Field(default=1.0, description="0 logs the reward and does not train on it")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="extra keyword arguments of the function")
     name: str | None = Field(default=None, description="name in the metrics; null: the function's name")
@@ -128,13 +136,13 @@ class RewardEntry(Section):
 class OptimConfig(Section):
     """AdamW of the RL updates."""
 
-    lr: float = Field(default=1e-5, ge=0)
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    eps: Positive = 1e-8
-    weight_decay: float = Field(default=0.0, ge=0)
+    lr: float = Field(default=1e-5, ge=0, description="learning rate, after the warm-up")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.99), description="decay of AdamW's two moments")
+    eps: Positive = Field(default=1e-8, description="added to the root of the second moment")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled, on matrices and vectors alike")
     max_grad_norm: Positive = Field(default=1.0, description="gradients are scaled down to this global norm")
     warmup_steps: int = Field(default=0, ge=0, description="optimizer steps from 0 to lr")
-    schedule: Schedule = "constant"
+    schedule: Schedule = Field(default="constant", description="of the learning rate, over all optimizer steps")
     min_lr_ratio: Fraction = Field(default=0.0, description="where linear and cosine end, as a share of lr")
 
 
@@ -148,7 +156,9 @@ class TrainConfig(Section):
     micro_batch: int = Field(
         default=32, ge=1, description="views per forward of the learner; memory only, never a result"
     )
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="of everything random: data order, rollouts, masks, adapter"
+    )
     deterministic: Flag = Field(default=False, description="fixed composition of every forward, for bitwise repetition")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null leaves them alone")
     out: str | None = Field(default=None, description="run folder; null: runs/<name>")
@@ -180,15 +190,15 @@ class WarmStartConfig(Section):
     """Masked supervised fine-tuning before RL, counted in optimizer steps."""
 
     data: Split
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, description="optimizer steps")
     batch: int = Field(default=128, ge=1, description="rows per optimizer step")
     micro_batch: int | None = Field(default=None, ge=1, description="rows per forward; null: the whole batch")
-    lr: float = Field(default=2e-3, ge=0)
-    warmup_steps: int = Field(default=0, ge=0)
-    schedule: Schedule = "constant"
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    max_grad_norm: Positive = 1.0
+    lr: float = Field(default=2e-3, ge=0, description="learning rate, after the warm-up")
+    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps from 0 to lr")
+    schedule: Schedule = Field(default="constant", description="of the learning rate; linear and cosine end at 0")
+    weight_decay: float = Field(default=0.0, ge=0, description="as optim.weight_decay")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.99), description="as optim.betas")
+    max_grad_norm: Positive = Field(default=1.0, description="gradients are scaled down to this global norm")
     stratified: Flag = Field(default=True, description="noise levels spread evenly over the batch")
 
 
@@ -216,12 +226,14 @@ class EvalConfig(Section):
 class Recipe(Section):
     """Everything about a run. Build one with `rl.config.load_recipe`, which also runs the checks between sections."""
 
-    name: str | None = None
+    name: str | None = Field(default=None, description="of the run and its folder; null: the file's name")
     model: ModelConfig
     data: DataConfig = DataConfig()
     rollout: RolloutConfig = RolloutConfig()
     rewards: tuple[RewardEntry, ...] = ()
-    outcome: str | None = Field(default=None, description="reward reported as accuracy; null: the first")
+    outcome: str | None = Field(
+        default=None, description="reward reported as accuracy, by its name or as its entry spells it; null: the first"
+    )
     method: Method
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()

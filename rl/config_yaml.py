@@ -62,12 +62,15 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
 
+_FORBIDDEN = yaml.reader.Reader.NON_PRINTABLE
 DEEPEST = 50  # levels of nesting; an alias that contains itself has no bottom
 
 
 def parse_value(text: str) -> Any:
     """The value of a command-line override, read as YAML: numbers, true/false, null, lists, mappings, else text."""
     document = Document("")
+    if _FORBIDDEN.search(text):
+        raise ValueError("a character that YAML does not allow")
     loader = _CoreLoader(text)
     try:
         node = loader.get_single_node()
@@ -79,6 +82,11 @@ def parse_value(text: str) -> Any:
 def read_yaml(text: str, file: str) -> Document:
     """Parses a recipe. A file that is no YAML, or no mapping, gives a Document with problems and no data."""
     document = Document(file)
+    if bad := _FORBIDDEN.search(text):  # the reader refuses them with a position in characters, of all lines together
+        line = text.count("\n", 0, bad.start()) + 1
+        what = f"this is not valid YAML: it holds the character U+{ord(bad[0]):04X}"
+        document.problems.append(Problem(file, "", what, None, "remove it", line))
+        return document
     loader = _CoreLoader(text)
     try:
         node = loader.get_single_node()

@@ -18,7 +18,7 @@ from rollouts.streams import Purpose, stream
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DataError", "Prompt", "PromptSet", "batches", "check_completions", "load_split"]
+__all__ = ["DataError", "Prompt", "PromptSet", "batches", "check_columns", "check_completions", "load_split"]
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -117,6 +117,20 @@ def load_split(
     if not prompts:
         raise DataError.at(where, f"no row of {len(table)} is left: {_listed(dropped)}")
     return PromptSet(tuple(prompts), dict(dropped), source)
+
+
+def check_columns(
+    split: "Split | Dataset | Sequence[Mapping[str, Any]]", prompt: PromptConfig, *, where: str, need_completion: bool
+) -> list[str]:
+    """The columns that rewards receive, of a table whose prompts are not rendered; template and columns are checked.
+
+    Arguments and DataError as of `load_split`.
+    """
+    table = read_table(split, where) if isinstance(split, Split) else as_table(split, where)
+    _Renderer(prompt, None, table.column_names, where)
+    if need_completion:
+        _require_completion(table.column_names, where)
+    return [name for name in table.column_names if name not in ("prompt", "completion")]
 
 
 def batches(items: Sequence[T], size: int, seed: int, step: int, purpose: Purpose = Purpose.DATA) -> list[T]:

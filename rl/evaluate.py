@@ -16,6 +16,8 @@ from rollouts.strategy import sample_groups
 from rollouts.streams import Purpose, stream
 
 RESAMPLES = 10_000
+ALPHA = 0.05
+BLOCK = 1_000_000  # picks of the bootstrap held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,34 +151,67 @@ def clusters(setup: Setup) -> list[Any] | None:
     return [prompt.columns[evaluation.cluster] for prompt in setup.eval.prompts[: evaluation.limit]]
 
 
-def _resampled_means(values: np.ndarray, clusters: Sequence[Any] | None, seed: int) -> np.ndarray:
-    """Means of ``RESAMPLES`` bootstrap samples; whole clusters are drawn where they are given."""
+def _labels(count: int, clusters: Sequence[Any] | None) -> np.ndarray:
+    """Clusters numbered from 0 in the order in which they appear, int ``[count]``; each entry its own where there are none."""
     seen: dict[str, int] = {}
-    names = range(len(values)) if clusters is None else clusters
-    labels = np.array([seen.setdefault(repr(name), len(seen)) for name in names])
+    names = range(count) if clusters is None else clusters
+    return np.array([seen.setdefault(repr(name), len(seen)) for name in names])
+
+
+def _resampled_means(values: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Means of ``RESAMPLES`` bootstrap samples of whole clusters; drawn a block at a time, so that memory stays small."""
     sums = np.bincount(labels, weights=values)
     counts = np.bincount(labels).astype(float)
     generator = stream(seed, Purpose.BOOTSTRAP)
-    picks = generator.integers(len(sums), size=(RESAMPLES, len(sums)))
-    return sums[picks].sum(1) / counts[picks].sum(1)
+    means, rows = np.empty(RESAMPLES), max(1, BLOCK // len(sums))
+    for start in range(0, RESAMPLES, rows):
+        part = means[start : start + rows]
+        picks = generator.integers(len(sums), size=(len(part), len(sums)))
+        part[:] = sums[picks].sum(1) / counts[picks].sum(1)
+    return means
 
 
-def interval(values: np.ndarray, clusters: Sequence[Any] | None = None, *, seed: int = 0) -> dict[str, float]:
-    """Mean with its 95 % percentile-bootstrap interval: ``{value, low, high, n}``. NaN entries are left out.
+def never_seen(n: int) -> float:
+    """The largest chance of an event that did not happen in n independent trials, at 97.5 % confidence.
 
-    clusters: a label per entry; entries of one label are resampled together.
+        (1 - p)^n = alpha / 2,   p = 1 - (alpha / 2)^(1/n),   alpha = 0.05
+
+    Clopper and Pearson's limit (Biometrika 26, 1934) at 0 of n, where it has a closed form.
+    """
+    return 1.0 - (ALPHA / 2) ** (1.0 / n)
+
+
+def interval(
+    values: np.ndarray,
+    clusters: Sequence[Any] | None = None,
+    *,
+    seed: int = 0,
+    span: tuple[float, float] = (0.0, 1.0),
+) -> dict[str, float]:
+    """Mean with its 95 % interval: ``{value, low, high, n}``. NaN entries are left out.
+
+    clusters: a label per entry; entries of one label are resampled together. span: what an entry can be.
+
+    Percentile bootstrap. Where all entries are one value v in the span, resampling them says nothing, and the interval is that of what
+    was never seen: an entry differs from v with chance at most p = ``never_seen``(number of clusters), and then by no more than the
+    span allows, so the mean is in [v - p (v - lowest), v + p (highest - v)]: Clopper and Pearson's interval at 0 of n and n of n.
     """
     seen = ~np.isnan(values)
     kept = values[seen]
     if not len(kept):
         return {"value": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
-    labels = None if clusters is None else [label for label, keep in zip(clusters, seen, strict=True) if keep]
-    low, high = np.percentile(_resampled_means(kept, labels, seed), [2.5, 97.5])
+    named = None if clusters is None else [label for label, keep in zip(clusters, seen, strict=True) if keep]
+    labels, first = _labels(len(kept), named), float(kept[0])
+    if span[0] <= first <= span[1] and bool((kept == first).all()):
+        chance = never_seen(int(labels.max()) + 1)
+        low, high = first - chance * (first - span[0]), first + chance * (span[1] - first)
+    else:
+        low, high = np.percentile(_resampled_means(kept, labels, seed), [2.5, 97.5])
     return {"value": float(kept.mean()), "low": float(low), "high": float(high), "n": int(seen.sum())}
 
 
 def paired_gain(
     before: np.ndarray, after: np.ndarray, clusters: Sequence[Any] | None = None, *, seed: int = 0
 ) -> dict[str, float]:
-    """Mean of after - before over the same prompts, with its 95 % paired bootstrap interval."""
-    return interval(after - before, clusters, seed=seed)
+    """Mean of after - before over the same prompts, with its 95 % paired interval."""
+    return interval(after - before, clusters, seed=seed, span=(-1.0, 1.0))

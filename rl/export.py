@@ -15,7 +15,6 @@ from rl.source import (
     CHECKPOINTS,
     PARTS,
     RECIPE,
-    TINY,
     CommandError,
     Source,
     is_run,
@@ -24,7 +23,7 @@ from rl.source import (
     run_source,
 )
 from rollouts.checkpoints import list_tensors, point_to_hub, read_config, resolve_folder, save_adapter, save_policy
-from rollouts.families import LLADA, Family, ModelError, find_family
+from rollouts.families import FAMILIES, LLADA, MADE, TINY, Family, ModelError, find_family
 from rollouts.lora import official_adapter
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def write_full(source: Source, folder: Path, what: Exported) -> list[str]:
     from rollouts.models import load_policy
 
     exact = lossless_dtype(source)
-    if source.checkpoint is not None or source.model.path == TINY:
+    if source.checkpoint is not None or source.model.path in MADE:
         model = source.model.model_copy(update={"dtype": exact, "quantization": "none"})
         policy = Source(model, source.run, source.recipe, source.checkpoint).load()
     else:
@@ -157,7 +156,7 @@ def stored_dtype(source: Source) -> str:
     """float32, bfloat16 or float16: that of a checkpoint's tensors; float32 where they are of several kinds."""
     from safetensors import safe_open
 
-    if source.model.path == TINY:
+    if source.model.path in MADE:
         return "float32"
     kinds = set()
     for file in {file for file, _ in list_tensors(resolve_folder(source.model.path)).values()}:
@@ -185,6 +184,20 @@ def _describe(source: Source, where: tuple[Path, str], has_adapter: bool, option
         names=options.names,
         quantized=source.recipe.model.quantization != "none",
         code="auto_map" in config,
+        sizes=_sizes(config),
+    )
+
+
+def _sizes(config: dict[str, Any]) -> str:
+    """Layers, width and vocabulary as a config.json of either kind of names has them, in words."""
+    layers, width = (
+        config.get("n_layers") or config.get("num_hidden_layers"),
+        config.get("d_model") or config.get("hidden_size"),
+    )
+    if not (layers and width):
+        return ""
+    return f"{layers} layers of width {width}" + (
+        f", vocabulary {config['vocab_size']:,}" if "vocab_size" in config else ""
     )
 
 
@@ -194,8 +207,8 @@ def stated_base(run: Path) -> str:
 
 
 def _family(source: Source) -> tuple[Family, dict[str, Any]]:
-    if source.model.path == TINY:
-        return LLADA, {}
+    if source.model.path in MADE:
+        return FAMILIES.get(source.model.path.removeprefix(f"{TINY}-"), LLADA), {}
     folder = resolve_folder(source.model.path, weights=False)
     config = read_config(folder)
     return find_family(config, str(folder / "config.json"), source.model.family), config
@@ -217,8 +230,11 @@ def _check_options(options: ExportOptions, has_adapter: bool, source: Source) ->
         from rl.hub import check_name
 
         check_name(options.base_model, "--base-model")
-    if adapter_only and source.model.path == TINY and options.base_model is None:
-        raise CommandError("the tiny model is made on the spot, so an adapter has no base to name; add --merge")
+    if adapter_only and source.model.path in MADE and options.base_model is None:
+        raise CommandError(
+            f"the base of this adapter, {source.model.path}, is made on the spot from the run's seed ({source.seed}) and is no checkpoint "
+            "that PEFT could load it on; add --merge for whole weights, which need no base (`unmask sample RUN` takes the run as it is)"
+        )
 
 
 def _check_target(out: Path, run: Path, source: Source, force: bool) -> None:
@@ -287,7 +303,7 @@ def _base_folder(source: Source) -> Path | None:
     """Where the small files of the model that the run started from lie; None if they are not here."""
     assert source.run is not None
     base = stated_base(source.run)
-    if base == TINY:
+    if base in MADE:
         return None
     try:
         return resolve_folder(base, weights=False)

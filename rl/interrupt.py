@@ -40,4 +40,6 @@ class Interrupt:
         if self.asked:
             os._exit(EXIT_CODE)  # at once: no cleanup that could hang
         self.asked = True
-        self._say("Stopping after this update, with a checkpoint. Ctrl-C again ends at once, without one.")
+        self._say(
+            "Stopping with a checkpoint, after this update or in this evaluation. Ctrl-C again ends at once, without one."
+        )

@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 
 from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
+from rl.fingerprints import fingerprints
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.progress import Reporter
 from rl.resume import CHECKPOINTS, Start, open_run
 from rl.run import Run, only_one
-from rl.session import Session
+from rl.session import EvaluationLeftError, Session
 from rl.setup import Setup, set_up
 from rl.warm_start import warm_up
 
@@ -31,6 +32,7 @@ def train(
     *,
     overrides: Sequence[str] = (),
     resume: str | Path | None = None,
+    accept_changes: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
     """Train a diffusion LM by reinforcement learning.
@@ -38,7 +40,8 @@ def train(
     recipe: path of a YAML file, name of a shipped recipe, the same as a mapping, or a checked ``Recipe``. reward_funcs: functions
     added to the recipe's rewards. train_dataset, eval_dataset: a ``datasets.Dataset`` or list of rows in place of the recipe's files.
     overrides: ``"optim.lr=1e-4"``. resume: ``"auto"`` continues the run in the recipe's folder where there is one; a run folder or a
-    checkpoint continues that. Returns the finished ``Run``; its folder holds everything.
+    checkpoint continues that; accept_changes: also where data files or reward code were changed since. Returns the finished ``Run``;
+    its folder holds everything.
 
     Raises ``RunInterrupted`` (a ``KeyboardInterrupt``) after Ctrl-C, when the checkpoint is written.
     """
@@ -47,7 +50,7 @@ def train(
         recipe = load_recipe(recipe, overrides, provided=[name for name, value in given.items() if value is not None])
     start = open_run(recipe, resume)
     setup = set_up(start.recipe, reward_funcs=reward_funcs, train_dataset=train_dataset, eval_dataset=eval_dataset)
-    return _run(setup, start, reporter, "train", _train)
+    return _run(setup, start, reporter, "train", _train, accept_changes)
 
 
 def sft(
@@ -55,27 +58,39 @@ def sft(
     *,
     overrides: Sequence[str] = (),
     resume: str | Path | None = None,
+    accept_changes: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
     """Masked SFT alone: the ``warm_start`` section of a recipe, with evaluation, weights and summary as ``train`` writes them."""
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, command="sft")
     start = open_run(recipe, resume, "sft")
-    return _run(set_up(start.recipe), start, reporter, "sft", _sft)
+    return _run(set_up(start.recipe), start, reporter, "sft", _sft, accept_changes)
 
 
 def _run(
-    setup: Setup, start: Start, reporter: Reporter | None, command: str, drive: Callable[[Session, Interrupt], Run]
+    setup: Setup,
+    start: Start,
+    reporter: Reporter | None,
+    command: str,
+    drive: Callable[[Session, Interrupt], Run],
+    accept_changes: bool,
 ) -> Run:
+    files = fingerprints(setup)
+    changed, notes = start.changed_files(files, accept_changes)
     with (
         torch_settings(setup.recipe),
         reporter or Reporter() as live,
         Interrupt(live.say) as interrupt,
         only_one(setup.recipe.out),
     ):
-        session = Session.open(setup, live, start.begin(live.say), command)
+        session = Session.open(setup, live, start.begin(live.say), command, files)
+        for note in notes:
+            live.say(note)
         if start.saved is not None:
             session.take_up(start.saved)
+        if changed:
+            session.progress.changed.append({"update": session.progress.updates, "what": changed})
         with closing(session.open_sinks()):
             try:
                 run = drive(session, interrupt)
@@ -97,7 +112,7 @@ def _train(session: Session, interrupt: Interrupt) -> Run:
         warm_up(session, interrupt)
         _leave_if(interrupt, session)
     if progress.updates == 0 and recipe.eval is not None and recipe.eval.at_start:
-        session.evaluate("start")
+        _evaluate(session, interrupt, "start")
     last = min(recipe.train.updates, recipe.stop.updates or recipe.train.updates)
     if progress.updates < last:
         live.phase("RL", last, done=progress.updates)
@@ -121,19 +136,28 @@ def _train(session: Session, interrupt: Interrupt) -> Run:
             _leave_if(interrupt, session)
     if recipe.train.updates and ended != "all updates are done":
         live.say(f"ended after update {progress.updates}: {ended}")
-    session.evaluate("end")
+    _evaluate(session, interrupt, "end")
     return session.finish()
 
 
 def _sft(session: Session, interrupt: Interrupt) -> Run:
     fresh = session.progress.sft_steps == 0 and not session.progress.warmed
     if fresh:
-        session.evaluate("start")
+        _evaluate(session, interrupt, "start")
     if not session.progress.warmed:
         warm_up(session, interrupt)
     _leave_if(interrupt, session)
-    session.evaluate("end")
+    _evaluate(session, interrupt, "end")
     return session.finish()
+
+
+def _evaluate(session: Session, interrupt: Interrupt, when: str) -> None:
+    """The evaluation at the start or the end. Ctrl-C leaves it; whoever continues makes it anew."""
+    try:
+        session.evaluate(when, lambda: interrupt.asked)
+    except EvaluationLeftError:
+        session.save()
+        _leave_if(interrupt, session)
 
 
 def _why_end(session: Session, last: int) -> str:

@@ -16,8 +16,9 @@ from rl.evaluate import clusters, interval, outcomes_by_steps, pass_at_k, sample
 from rl.loop import torch_settings
 from rl.progress import Reporter
 from rl.run import plain, provenance
-from rl.setup import TINY, Setup, set_up
+from rl.setup import Setup, set_up
 from rl.source import RECIPE, CommandError, Source, check_file, find_source, locate_run
+from rollouts.families import MADE
 
 # Overrides that drop what evaluation does not need, and what would need it: a run's training files may be gone by now, and its
 # sinks not installed here.
@@ -108,7 +109,7 @@ def _stated(
     if run is not None:
         own = find_source(str(target)) if model is None and adapter is None else None
         # What the run started from may be gone; its own weights are put in by the caller.
-        path = "" if own is None or own.checkpoint or own.model.path == TINY else own.model.path
+        path = "" if own is None or own.checkpoint or own.model.path in MADE else own.model.path
         whole = [f"model.path={json.dumps(path)}", "model.adapter=null"] if path else []
         recipe = load_recipe(run[0] / RECIPE, [*UNUSED, *whole, *overrides], provided=("data.train",))
     else:

@@ -4,7 +4,7 @@ Nothing is started: the network is built on the meta device, without memory, and
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,20 +12,21 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from rewards.contract import RewardError, load_rewards
+from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards
 from rl.config import Recipe
-from rl.data import Prompt, PromptSet, check_completions, load_split
+from rl.data import DataError, Prompt, PromptSet
+from rl.grading import columns_of, completion_of
 from rl.method import forwards
-from rl.pairs import PairSet, load_pairs
-from rl.setup import column_problems
-from rl.tables import DataError, read_table
+from rl.pairs import PairSet
+from rl.setup import load_preferences, load_sets
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
 from rollouts.denoise import CHUNK_NUMBERS
-from rollouts.families import ModelError, find_family
+from rollouts.families import MADE, ModelError, find_family
 from rollouts.models import build_decoder, load_tokenizer, lora_matches, special_ids
 
 T = TypeVar("T")
 SHOWN_PROMPTS = 2
+WRONG = "I do not know."  # the completion that each reward is tried on
 FLOAT = 4  # bytes; logits and scores are float32
 
 
@@ -57,20 +58,28 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     console = console or Console(highlight=False, soft_wrap=True)
     problems: list[str] = []
     network = _collect(problems, lambda: inspect_model(recipe))
-    sets = _load_data(recipe, network, problems)
     rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
-    problems += column_problems(recipe, rewards, sets)
+    sets = load_sets(recipe, network, rewards, problems)
+    pairs = load_preferences(recipe, network, problems)
+    main = sets.get("warm_start.data") if command == "sft" else pairs or sets.get("data.train")
+    graded = "data.train" if "data.train" in sets else "data.eval"
+    tried = _collect(problems, lambda: try_rewards(recipe, rewards, sets[graded])) if not problems and rewards else None
     if problems:
         raise PlanErrors(problems)
     assert network is not None
-    pairs = recipe.data.preferences is not None
-    main = sets["warm_start.data" if command == "sft" else "data.preferences" if pairs else "data.train"]
+    assert main is not None
     for prompt in main.prompts[:SHOWN_PROMPTS]:
         _print_prompt(prompt, console)
     for key, prompts in sets.items():
         dropped = "".join(f"; dropped {count}: {reason}" for reason, count in prompts.dropped.items())
-        what = "pairs" if key == "data.preferences" else "prompts"
-        console.print(f"{key}: {len(prompts)} {what} from {prompts.source}{dropped}", markup=False)
+        console.print(f"{key}: {len(prompts)} prompts from {prompts.source}{dropped}", markup=False)
+    if pairs is not None:
+        console.print(f"data.preferences: {len(pairs)} pairs from {pairs.source}", markup=False)
+    if tried:
+        console.print(
+            f"rewards for prompt {sets[graded].prompts[0].prompt_id} of {graded} and the completion {WRONG!r}:"
+        )
+        console.print(_table(tried))
     console.print()
     console.print(_table(plan(recipe, network, main, command)))
     if recipe.model.quantization == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
@@ -82,10 +91,10 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
 def inspect_model(recipe: Recipe) -> Network:
     """Family, tokenizer, sizes and LoRA targets of the recipe's model, from its small files. Raises ModelError."""
     model = recipe.model
-    if model.path == "tiny":
-        from rollouts.tiny import build_tiny
+    if model.path in MADE:
+        from rollouts.tiny import make
 
-        policy = build_tiny(recipe.train.seed)
+        policy = make(model.path, recipe.train.seed)
         family, decoder, tokenizer, mask_id = policy.family, policy.causal_lm, policy.tokenizer, policy.mask_id
     else:
         folder = _small_files(model.path)
@@ -168,6 +177,32 @@ def plan(
     return lines
 
 
+def try_rewards(recipe: Recipe, rewards: Sequence[Reward], prompts: PromptSet) -> list[tuple[str, str]]:
+    """(name, what it returned) of every reward called once, on the first prompt and a completion that is plainly wrong.
+
+    Raises RewardError, as a run would after its first rollouts.
+    """
+    prompt = prompts.prompts[0]
+    completion = completion_of(prompt, WRONG, recipe.data.prompt.prefill or "")
+    grades = grade(
+        rewards,
+        prompts=[prompt.raw],
+        completions=[completion],
+        completion_ids=[[]],
+        columns=columns_of([prompt]),
+        trainer_state=TrainerState(max_steps=recipe.train.updates),
+    )
+
+    def said(name: str) -> str:
+        score = grades.components[name][0]
+        if score is not None:
+            return f"{score:g}"
+        failed = f"{name}/infrastructure_failures" in grades.metrics
+        return f"could not grade: {grades.dropped[0] or 'infrastructure error'}" if failed else "none (does not apply)"
+
+    return [(reward.name, said(reward.name)) for reward in rewards]
+
+
 def _small_files(path: str) -> Path:
     """The folder of a checkpoint; for a Hub name its config and tokenizer alone, not its weights."""
     if Path(path).exists() or "/" not in path:
@@ -182,46 +217,6 @@ def _small_files(path: str) -> Path:
             f"model.path {path}: no such folder, and the hub did not give it ({type(error).__name__}). Check the name "
             "and the connection, or download the model and give its folder."
         ) from error
-
-
-def _load_data(recipe: Recipe, network: Network | None, problems: list[str]) -> dict[str, PromptSet | PairSet]:
-    """The prompts of every split; without a network, which has a problem then, the tables are read all the same."""
-    room = 1 if network is None else network.max_length - recipe.rollout.canvas
-    if network is not None and room < 1:
-        problems.append(
-            f"rollout.canvas: {recipe.rollout.canvas} leaves no room for a prompt in the model's {network.max_length} "
-            "positions; use a shorter canvas"
-        )
-        return {}
-    splits = {
-        "data.train": recipe.data.train,
-        "data.preferences": recipe.data.preferences,
-        "data.eval": recipe.data.eval,
-        "data.validation": recipe.data.validation,
-        "warm_start.data": recipe.warm_start.data if recipe.warm_start else None,
-    }
-    sets: dict[str, PromptSet | PairSet] = {}
-    for key, split in splits.items():
-        if split is None:
-            continue
-
-        def load(split: Any = split, key: str = key) -> PromptSet | PairSet | None:
-            if network is None:
-                read_table(split, key)
-                return None
-            if key == "data.preferences":
-                canvas = recipe.rollout.canvas
-                return load_pairs(split, recipe.data.prompt, network, room=room, canvas=canvas, where=key)
-            sft = key == "warm_start.data"
-            loaded = load_split(split, recipe.data.prompt, network, room=room, where=key, need_completion=sft)
-            if sft:
-                check_completions(loaded, network.tokenizer, canvas=recipe.rollout.canvas, where=key)
-            return loaded
-
-        loaded = _collect(problems, load)
-        if loaded is not None:
-            sets[key] = loaded
-    return sets
 
 
 def _collect(problems: list[str], load: Callable[[], T]) -> T | None:

@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 
 from rewards.sudoku import make_puzzles, solution_grids
+from rl.checkpoint import listed
 from rl.config import Recipe, load_recipe
+from rl.config_yaml import read_file
 from rl.evaluate import clusters, interval, paired_gain
 from rl.loop import train
 from rl.progress import Reporter
+from rl.resume import AUTO, CHECKPOINTS, ResumeError
 from rl.run import Run, RunFolder, plain, read_jsonl
 from rl.session import Session
 from rl.setup import set_up
+from rl.source import locate_run
 from rl.warm_start import run_sft
 
 RECIPE = "sudoku_4x4_tiny"
@@ -40,6 +44,8 @@ def main(
     """
     folder = out or Path("runs/quickstart")
     started = time.perf_counter()
+    if resume is not None:
+        _check_seed(folder if str(resume) == AUTO else Path(resume), seed)
     train_file, test_file = write_data(folder / "data", seed)
     with Reporter() as live:
         live.say(
@@ -64,6 +70,18 @@ def main(
         picture = draw(folder, summary)
         live.say(describe(summary, picture))
     return Run(folder, summary)
+
+
+def _check_seed(folder: Path, seed: int) -> None:
+    """Raises ``ResumeError`` where a run of another seed stands: its data must not be overwritten."""
+    where = locate_run(folder)
+    if where is None or not listed(where[0] / CHECKPOINTS):
+        return
+    theirs = (read_file(where[0] / "recipe.yaml").data.get("train") or {}).get("seed")
+    if theirs != seed:
+        raise ResumeError(
+            f"{where[0]} holds a quickstart with seed {theirs}; continue it with --seed {theirs}, or take another folder with --out"
+        )
 
 
 def prompt_of(puzzle: str) -> str:

@@ -57,7 +57,9 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 def payload(runs: Sequence[RunData]) -> dict[str, Any]:
     """Everything the page shows, as plain data."""
     tokens, texts = Table(), Table()
-    described = [_describe(run, tokens, texts, len(runs)) for run in runs]
+    described = [
+        _describe(run, name, tokens, texts, len(runs)) for run, name in zip(runs, run_names(runs), strict=True)
+    ]
     metrics = {name for run in runs for name in run.curves["values"]}
     warm_start = {name for run in runs for name in run.warm_start["values"]}
     return {
@@ -82,10 +84,30 @@ def render(data: Mapping[str, Any]) -> str:
     )
 
 
-def _describe(run: RunData, tokens: Table, texts: Table, count: int) -> dict[str, Any]:
+def run_names(runs: Sequence[RunData]) -> list[str]:
+    """What each run is called on the page. Runs of one recipe have one name, so their folders are added, as deep as tells them apart."""
+    given = [run.name for run in runs]
+    folders = [run.folder.resolve().parts for run in runs]
+
+    def called(index: int) -> str:
+        alike = [other for other, name in enumerate(given) if name == given[index] and other != index]
+        if not alike:
+            return given[index]
+        parts = folders[index]
+        for depth in range(1, len(parts)):
+            if all(folders[other][-depth:] != parts[-depth:] for other in alike):
+                break
+        else:
+            depth = len(parts)
+        return f"{given[index]} ({'/'.join(parts[-depth:])})"
+
+    return [called(index) for index in range(len(runs))]
+
+
+def _describe(run: RunData, name: str, tokens: Table, texts: Table, count: int) -> dict[str, Any]:
     rollouts = collect(run, tokens, texts, ROLLOUT_BYTES // count, max(4, MAX_FILES // count))
     return {
-        "name": run.name,
+        "name": name,
         "folder": str(run.folder),
         "finished": run.finished,
         "updates": run.updates,

@@ -13,7 +13,8 @@ from rl import checkpoint
 from rl.checkpoint import Saved
 from rl.config_errors import listing
 from rl.config_schema import Recipe
-from rl.run import RunFolder
+from rl.fingerprints import changes
+from rl.run import OTHERS, RESULTS, TABLES, RunFolder
 
 AUTO = "auto"
 CHECKPOINTS = "checkpoints"
@@ -35,6 +36,27 @@ class Start:
     saved: Saved | None = None
     notes: list[str] = field(default_factory=list)
 
+    def changed_files(self, now: Mapping[str, str], accept: bool) -> tuple[list[str], list[str]]:
+        """Data files and rewards that were changed since the checkpoint, and what to say. Raises ``ResumeError`` unless accepted."""
+        if self.saved is None:
+            return [], []
+        state = self.saved.state
+        changed, reported = changes(state.get("files") or {}, now, warmed=state["progress"]["warmed"])
+        if changed and not accept:
+            raise ResumeError(
+                f"{listing(changed, 8)}: not what {self.saved.path} was made with; the file was changed since. Put it back, or start a "
+                "new run without --resume; or go on with what is there now: --accept-changes, in Python "
+                "accept_changes=True (the two parts are then not one run)"
+            )
+        notes = [
+            f"warning: {name} was changed since the last part of this run, and is used as it is now."
+            for name in changed
+        ]
+        notes += [
+            f"{name} is not the file it was; evaluations of the two parts are not comparable." for name in reported
+        ]
+        return changed, notes
+
     def begin(self, say: Callable[[str], None]) -> RunFolder:
         """The run folder, ready to be written to; says what was found there."""
         for note in self.notes:
@@ -54,10 +76,12 @@ class Start:
 def open_run(recipe: Recipe, resume: str | Path | None, command: str = "train") -> Start:
     """Find what ``--resume`` names. Raises ``ResumeError`` where there is nothing to continue or the recipe has changed."""
     if resume is None:
+        _check_apart(recipe)
         return Start(recipe)
     if str(resume) == AUTO:
         saved, notes = checkpoint.newest(recipe.out / CHECKPOINTS)
         if saved is None:
+            _check_apart(recipe)
             notes.append(f"No checkpoint to continue from in {recipe.out}; starting anew.")
             return Start(recipe, None, notes)
     else:
@@ -82,6 +106,18 @@ def open_run(recipe: Recipe, resume: str | Path | None, command: str = "train") 
             f"What may differ: {', '.join(FREE)}"
         )
     return Start(recipe, saved, [f"{note}; using the one before it." for note in notes])
+
+
+def _check_apart(recipe: Recipe) -> None:
+    """Raises ``ResumeError`` where a new run would move away the model that it starts from."""
+    for key, name in (("model.path", recipe.model.path), ("model.adapter", recipe.model.adapter)):
+        place, out = Path(name or "").resolve(), recipe.out.resolve()
+        if name and Path(name).exists() and place.is_relative_to(out):
+            part = place.relative_to(out).parts[:1]
+            if not part or part[0] in (*TABLES, *RESULTS, *OTHERS):
+                raise ResumeError(
+                    f"{key} {name}: lies in the folder of this run, {recipe.out}, which a new run clears; name another folder with --out"
+                )
 
 
 def _run_folder(path: Path) -> Path:

@@ -64,7 +64,7 @@ class RunFolder:
         own = path / "recipe.yaml"
         unchanged = own.exists() and own.read_text(encoding="utf-8") == recipe_yaml
         if [one.name for one in there] != (["recipe.yaml"] if unchanged else []):
-            numbers = [int(one.name) for one in (path / EARLIER).glob("[0-9]*") if one.name.isdigit()]
+            numbers = [int(one.name) for one in (path / EARLIER).glob("[0-9]*") if one.name.isdecimal()]
             moved = path / EARLIER / f"{max(numbers, default=0) + 1:03d}"
             moved.mkdir(parents=True)
             for one in there:
@@ -110,7 +110,7 @@ class RunFolder:
             if have > size:
                 os.truncate(path, size)
         for file in (self.path / "rollouts").glob("*.parquet"):
-            keep = int(file.stem) < update if file.stem.isdigit() else file.stem == "eval-start"
+            keep = int(file.stem) < update if file.stem.isdecimal() else file.stem == "eval-start"
             if not keep:
                 file.unlink()
         for name in RESULTS:

@@ -18,6 +18,7 @@ from rl.prompts import read_prompts, template_fields
 from rl.source import CommandError, Source, find_source, prompt_columns
 from rollouts.checkpoints import read_config, resolve_folder
 from rollouts.engine import generate
+from rollouts.families import MADE
 from rollouts.spec import SamplerSpec, Selection
 from rollouts.streams import Purpose
 from rollouts.trajectory import RolloutBatch
@@ -89,7 +90,7 @@ def as_asked(source: Source, dtype: str | None, quantization: str | None) -> Sou
     from dataclasses import replace
 
     changes: dict[str, Any] = {"gradient_checkpointing": False}
-    if dtype is None and source.recipe is None and source.model.path != "tiny":
+    if dtype is None and source.recipe is None and source.model.path not in MADE:
         config = read_config(resolve_folder(source.model.path, weights=False))
         stored = str(config.get("torch_dtype") or config.get("dtype")).removeprefix("torch.")
         dtype = "bfloat16" if stored == "bfloat16" else None

@@ -3,9 +3,10 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from rl import checkpoint
 from rl.checkpoint import Saved
 from rl.collect import collect
+from rl.counts import Progress
 from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k, sampled_outcomes
 from rl.health import Alarm, Health
 from rl.learner import Learner, TrainingError
@@ -29,22 +31,8 @@ from rl.step import train_step
 from rl.track import Tracker, open_trackers
 
 
-@dataclass
-class Progress:
-    """Everything a run counts; plain JSON, so that a checkpoint holds it. updates: done; version: of the weights."""
-
-    updates: int = 0
-    sft_steps: int = 0
-    warmed: bool = False
-    version: int = 0
-    worked: float = 0.0  # seconds of all parts of the run that a checkpoint closed
-    seconds: dict[str, float] = field(default_factory=dict)
-    rollout_forwards: int = 0
-    eval_forwards: int = 0
-    rows_run: dict[str, int] = field(default_factory=dict)
-    best: dict[str, Any] | None = None  # {"update", "value", "reward"} on data.validation
-    stale: int = 0  # evaluations in a row without a new best
-    unhealthy: str = ""  # the monitor that asked for an end
+class EvaluationLeftError(Exception):
+    """The run was asked to end while it evaluated."""
 
 
 @dataclass
@@ -62,13 +50,17 @@ class Session:
     inside: float = 0.0  # seconds of the timed parts within the one that is running
     reported: float = 0.0  # when the report was last written
     sft_state: Saved | None = None  # a checkpoint of the warm start that is yet to be taken up
+    files: dict[str, str] = field(default_factory=dict)  # digests of data and rewards as they were read
+    running: dict[str, float] = field(default_factory=dict)  # start of each piece of work that is timed now
 
     @staticmethod
-    def open(setup: Setup, live: Reporter, folder: RunFolder, command: str = "train") -> "Session":
+    def open(
+        setup: Setup, live: Reporter, folder: RunFolder, command: str = "train", files: dict[str, str] | None = None
+    ) -> "Session":
         recipe = setup.recipe
         steps = recipe.train.updates * recipe.method.inner_passes
         learner = Learner(setup.policy, recipe.optim, total_steps=steps, micro_batch=recipe.train.micro_batch)
-        return Session(setup, learner, folder, live, Health.of(setup), command)
+        return Session(setup, learner, folder, live, Health.of(setup), command, files=files or {})
 
     def open_sinks(self) -> Tracker:
         """The recipe's sinks, from where the run is. Raises ``TrackError`` for one that cannot be opened."""
@@ -127,19 +119,26 @@ class Session:
             self.learner.mix_reference(kl.mix)
         return step
 
-    def evaluate(self, when: str) -> dict[str, np.ndarray]:
-        """Outcome per held-out prompt at the evaluation sampler, and at start and end also at other step counts: name -> ``[n]``."""
+    def evaluate(self, when: str, asked: Callable[[], bool] | None = None) -> dict[str, np.ndarray]:
+        """Outcome per held-out prompt at the evaluation sampler, and at start and end also at other step counts: name -> ``[n]``.
+
+        asked: once it says true, ``EvaluationLeftError`` is raised, and nothing has been written.
+        """
         recipe, setup = self.setup.recipe, self.setup
         if recipe.eval is None or setup.eval is None:
             return {}
         spec, ends = recipe.eval.sampler, when in ("start", "end")
         counts = {spec.steps, *(recipe.eval.steps if ends else ())}
         self.live.phase("evaluation", len(counts) * len(setup.eval.prompts[: recipe.eval.limit]), transient=True)
+
+        def on_rows(phase: str, rows: int) -> None:
+            self.live.advance(phase, rows)
+            if asked is not None and asked():
+                raise EvaluationLeftError
+
         with self.timed("eval"):
-            results, forwards, answers = outcomes_by_steps(
-                setup, counts, lambda rows: self.live.advance("evaluation", rows)
-            )
-            several = self._pass_at_k() if ends and recipe.eval.n else {}
+            results, forwards, answers = outcomes_by_steps(setup, counts, partial(on_rows, "evaluation"))
+            several = self._pass_at_k(partial(on_rows, "pass@k")) if ends and recipe.eval.n else {}
         self.progress.eval_forwards += forwards
         accuracy = {name: self.interval(values) for name, values in results.items()}
         main = accuracy[str(spec.steps)]
@@ -162,12 +161,12 @@ class Session:
             self._keep(self.folder.path / FOLDER / f"eval-{when}.parquet", answers, texts)
         return results
 
-    def _pass_at_k(self) -> dict[str, Any]:
+    def _pass_at_k(self, on_rows: Callable[[int], None]) -> dict[str, Any]:
         recipe, setup = self.setup.recipe, self.setup
         assert recipe.eval is not None
         assert setup.eval is not None
         self.live.phase("pass@k", len(setup.eval.prompts[: recipe.eval.limit]) * recipe.eval.n, transient=True)
-        outcomes, forwards = sampled_outcomes(setup, lambda rows: self.live.advance("pass@k", rows))
+        outcomes, forwards = sampled_outcomes(setup, on_rows)
         self.progress.eval_forwards += forwards
         return {"pass_at_k": {k: self.interval(values) for k, values in pass_at_k(outcomes).items()}}
 
@@ -200,7 +199,9 @@ class Session:
         self._track({f"validation/{reward}": found["value"]})
         self._alarms(self.health.observe_evaluation(done, found, split="validation"))
         value = found["value"]
-        if not math.isnan(value) and (best is None or value > best["value"]):
+        if math.isnan(value):
+            return value  # nothing could be graded: neither better nor worse
+        if best is None or value > best["value"]:
             self.progress.best = {"update": done, "value": value, "reward": reward}
             self.progress.stale = 0
         else:
@@ -257,6 +258,8 @@ class Session:
         if progress.best is not None:
             result["best"] = progress.best
         result["updates"] = progress.updates
+        if progress.changed:
+            result["changed_files"] = progress.changed
         result["wall_seconds"] = dict(progress.seconds)
         result["forwards"] = {
             "rollout": progress.rollout_forwards,
@@ -301,7 +304,8 @@ class Session:
                 return  # the run was taken up from it, and nothing has happened since
             tensors, rest = (learner or self.learner).state()
             state = {
-                "progress": {**asdict(self.progress), "worked": 3600 * self.hours()},
+                "progress": {**asdict(self.progress), "worked": 3600 * self.hours(), "seconds": self._seconds()},
+                "files": self.files,
                 "learner": rest,
                 "tables": self.folder.sizes(),
                 "random": global_streams(),
@@ -311,6 +315,13 @@ class Session:
             }
             checkpoint.write(where, name, tensors, plain(state))
             self._prune()
+
+    def _seconds(self) -> dict[str, float]:
+        """Seconds by kind of work so far, what is going on now included: a checkpoint may be written in the middle of it."""
+        now, seconds = time.perf_counter(), dict(self.progress.seconds)
+        for name, start in self.running.items():
+            seconds[name] = seconds.get(name, 0.0) + now - start
+        return seconds
 
     def _prune(self) -> None:
         best, save = self.progress.best, self.setup.recipe.save
@@ -365,7 +376,11 @@ class Session:
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         start, before, self.inside = time.perf_counter(), self.inside, 0.0
-        yield
+        self.running[name] = start
+        try:
+            yield
+        finally:
+            del self.running[name]
         whole = time.perf_counter() - start
         spent, self.inside = whole - self.inside, before + whole  # a part within another counts once
         self.progress.seconds[name] = self.progress.seconds.get(name, 0.0) + spent
@@ -374,5 +389,5 @@ class Session:
 
     def _keep(self, path: Path, batch: ScoredBatch, texts: Mapping[int, str], **more: Any) -> None:
         count, tokenizer = self.setup.recipe.train.log_rollouts, self.setup.policy.tokenizer
-        update = int(path.stem) if path.stem.isdigit() else self.progress.updates
+        update = int(path.stem) if path.stem.isdecimal() else self.progress.updates
         write_samples(path, sample_rows(batch, count, update=update, prompts=texts, tokenizer=tokenizer, **more))

@@ -1,5 +1,7 @@
 """From a recipe to what a run needs: policy, prompts, rewards. What can be wrong is found here, before anything starts."""
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +15,18 @@ from rewards.contract import Reward, RewardError, load_rewards, missing_columns
 from rewards.load import FIXED_ARGUMENTS
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
-from rl.data import DataError, Prompt, PromptSet, check_completions, load_split
+from rl.data import DataError, Prompt, PromptSet, check_columns, check_completions, load_split
 from rl.pairs import PairSet, load_pairs
+from rl.tables import read_table
 from rollouts.checkpoints import save_adapter, save_policy
+from rollouts.families import MADE
 from rollouts.models import LoraSpec, Policy, load_policy
 from rollouts.strategies import Inpaint
-
-TINY = "tiny"  # model.path of a small model made on the spot
 
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """Loaded and checked. outcome: the reward reported as accuracy; room: prompt tokens that fit beside the canvas."""
+    """Loaded and checked. outcome: the reward reported as accuracy."""
 
     recipe: Recipe
     policy: Policy
@@ -34,7 +36,6 @@ class Setup:
     eval: PromptSet | None
     validation: PromptSet | None
     warm_start: PromptSet | None
-    room: int
     preferences: PairSet | None = None
 
     @property
@@ -60,12 +61,12 @@ def load_model(model: ModelConfig, *, seed: int, trainable: bool = True) -> Poli
         "seed": seed,
         "trainable": trainable,
     }
-    if model.path != TINY:
+    if model.path not in MADE:
         return load_policy(model.path, family=model.family, **options)
-    from rollouts.tiny import build_tiny
+    from rollouts.tiny import make
 
     with tempfile.TemporaryDirectory() as folder:  # made, saved and loaded like any other
-        save_policy(build_tiny(seed), folder)
+        save_policy(make(model.path, seed), folder)
         return load_policy(folder, **options)
 
 
@@ -97,23 +98,12 @@ def set_up(
         raise DataError(f"rollout.forbid: {unknown} are no token ids; the vocabulary has {policy.vocab_size}")
     if len({*recipe.rollout.forbid, *policy.forbidden_ids}) >= policy.vocab_size:
         raise DataError("rollout.forbid: names every token id; leave at least one that may be sampled")
-    room = policy.max_length - recipe.rollout.canvas
-    if room < 1:
-        raise DataError(
-            f"rollout.canvas {recipe.rollout.canvas} leaves no room for a prompt in the model's {policy.max_length} positions; "
-            "use a shorter canvas"
-        )
-
-    def load(source: Any, where: str, **options: Any) -> PromptSet | None:
-        return (
-            None
-            if source is None
-            else load_split(source, recipe.data.prompt, policy, room=room, where=where, **options)
-        )
-
-    train = load(train_dataset if train_dataset is not None else recipe.data.train, "data.train")
-    evaluation = load(eval_dataset if eval_dataset is not None else recipe.data.eval, "data.eval")
-    validation = load(recipe.data.validation, "data.validation")
+    problems: list[str] = []
+    sets = load_sets(recipe, policy, rewards, problems, {"data.train": train_dataset, "data.eval": eval_dataset})
+    preferences = load_preferences(recipe, policy, problems)
+    if problems:
+        raise DataError("\n\n".join(problems))
+    validation, evaluation = sets.get("data.validation"), sets.get("data.eval")
     if validation is not None and evaluation is not None:
         reported = {prompt.token_ids for prompt in evaluation.prompts}
         shared = sum(prompt.token_ids in reported for prompt in validation.prompts)
@@ -122,64 +112,120 @@ def set_up(
                 f"data.validation: {shared} of {len(validation)} prompts are in data.eval, too; what is chosen by them cannot be "
                 "reported on them: use other rows"
             )
-    named = (("data.train", train), ("data.eval", evaluation), ("data.validation", validation))
-    sets = {name: part for name, part in named if part is not None}
-    problems = column_problems(recipe, rewards, sets)
-    if problems:
-        raise DataError("\n".join(problems))
-    warm = None if recipe.warm_start is None else recipe.warm_start.data
-    warm_start = load(warm, "warm_start.data", need_completion=True)
-    if warm_start is not None:
-        check_completions(warm_start, policy.tokenizer, canvas=recipe.rollout.canvas, where="warm_start.data")
-    stored = recipe.data.preferences
-    preferences = (
-        None
-        if stored is None
-        else load_pairs(stored, recipe.data.prompt, policy, room=room, canvas=recipe.rollout.canvas)
-    )
     return Setup(
         recipe=recipe,
         policy=policy,
         rewards=rewards,
         outcome=outcome,
-        train=train,
+        train=sets.get("data.train"),
         eval=evaluation,
         validation=validation,
-        warm_start=warm_start,
-        room=room,
+        warm_start=sets.get("warm_start.data"),
         preferences=preferences,
     )
 
 
-def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str, PromptSet | PairSet]) -> list[str]:
-    """Columns that a reward or `eval.cluster` needs and the prompts of a split do not have."""
-    problems = []
-    for key in ("data.train", "data.eval", "data.validation"):
-        if key not in sets:
+def load_sets(
+    recipe: Recipe,
+    model: Any,
+    rewards: Sequence[Reward],
+    problems: list[str],
+    given: Mapping[str, Any] | None = None,
+) -> dict[str, PromptSet]:
+    """The prompts of every split, by its key. What is wrong goes to `problems`, all of it: sizes, rows, columns.
+
+    model: a Policy, or a Network of `rl.plan`; None where there is none: tables and columns are checked all the same, and nothing
+    comes back. given: Python objects in place of the recipe's splits, by key.
+    """
+    sets: dict[str, PromptSet] = {}
+    if model is not None:
+        problems += canvas_problems(recipe, model.max_length)
+    named = {"data.train": recipe.data.train, "data.eval": recipe.data.eval, "data.validation": recipe.data.validation}
+    named["warm_start.data"] = recipe.warm_start.data if recipe.warm_start else None
+    named |= {key: value for key, value in (given or {}).items() if value is not None}
+    for key, source in named.items():
+        if source is None:
             continue
-        split = sets[key]
-        columns = list(split.prompts[0].columns)
-        for name in sorted(set(columns) & (set(FIXED_ARGUMENTS) - WITHHELD)):
+        sft = key == "warm_start.data"
+        columns: list[str] | None = None
+        try:
+            if model is None:
+                columns = check_columns(source, recipe.data.prompt, where=key, need_completion=sft)
+            else:
+                room = _room(recipe, key, model.max_length)
+                found = load_split(source, recipe.data.prompt, model, room=room, where=key, need_completion=sft)
+                sets[key], columns = found, list(found.prompts[0].columns)
+                if key == "data.train" and isinstance(recipe.rollout.strategy, Inpaint):
+                    problems += trace_problems(recipe.rollout.strategy, found)
+                if sft:
+                    check_completions(found, model.tokenizer, canvas=recipe.rollout.canvas, where=key)
+        except DataError as error:
+            problems.append(str(error))
+        if columns is None and model is not None:  # rows that do not fit may also lack a column
+            with contextlib.suppress(DataError):  # said above
+                columns = check_columns(source, recipe.data.prompt, where=key, need_completion=sft)
+        if columns is not None and not sft:
+            problems += column_problems(recipe, rewards, key, columns)
+    return sets
+
+
+def load_preferences(recipe: Recipe, model: Any, problems: list[str]) -> PairSet | None:
+    """The stored pairs of a recipe that has some; arguments as for `load_sets`."""
+    source, key = recipe.data.preferences, "data.preferences"
+    if source is None:
+        return None
+    try:
+        if model is None:
+            read_table(source, key)
+            return None
+        room = _room(recipe, key, model.max_length)
+        return load_pairs(source, recipe.data.prompt, model, room=room, canvas=recipe.rollout.canvas, where=key)
+    except DataError as error:
+        problems.append(str(error))
+    return None
+
+
+def canvas_problems(recipe: Recipe, positions: int) -> list[str]:
+    """Canvases that leave no room for a prompt in the model's positions: that of training, and that of the evaluation."""
+    wanted = {"rollout.canvas": recipe.rollout.canvas}
+    if recipe.eval is not None and recipe.eval.sampler.canvas != recipe.rollout.canvas:
+        wanted["eval.sampler.canvas"] = recipe.eval.sampler.canvas
+    return [
+        f"{key}: {canvas} leaves no room for a prompt in the model's {positions} positions; use a shorter canvas"
+        for key, canvas in wanted.items()
+        if canvas >= positions
+    ]
+
+
+def _room(recipe: Recipe, key: str, positions: int) -> int:
+    """Prompt tokens that fit beside the canvas that a split is sampled with; all there are where the canvas itself does not."""
+    evaluated = key in ("data.eval", "data.validation") and recipe.eval is not None
+    canvas = recipe.eval.sampler.canvas if evaluated and recipe.eval else recipe.rollout.canvas
+    return positions - canvas if canvas < positions else sys.maxsize
+
+
+def column_problems(recipe: Recipe, rewards: Sequence[Reward], key: str, columns: Sequence[str]) -> list[str]:
+    """Columns that a reward or `eval.cluster` needs and the rows of the split `key` do not have."""
+    problems = []
+    for name in sorted(set(columns) & (set(FIXED_ARGUMENTS) - WITHHELD)):
+        problems.append(
+            f"{key}: the column {name!r} has the name of an argument that rewards receive; rename it in the data"
+        )
+    for reward in rewards:
+        for name in sorted(set(reward.kwargs) & set(columns)):
             problems.append(
-                f"{key}: the column {name!r} has the name of an argument that rewards receive; rename it in the data"
+                f"{key}: reward {reward.name} has a kwarg {name!r}, which is also a column; rename one of them"
             )
-        for reward in rewards:
-            for name in sorted(set(reward.kwargs) & set(columns)):
-                problems.append(
-                    f"{key}: reward {reward.name} has a kwarg {name!r}, which is also a column; rename one of them"
-                )
-            for name in missing_columns(reward, columns):
-                near = nearest(name, columns)
-                hint = f"did you mean {near!r}? " if near else ""
-                remedy = f"map it: {key}.columns: {{{name}: ...}}; columns: {', '.join(columns) or 'none'}"
-                problems.append(f"{key}: reward {reward.name} needs a column {name!r}\n    {hint}{remedy}")
-        if key == "data.train" and isinstance(recipe.rollout.strategy, Inpaint) and isinstance(split, PromptSet):
-            problems += trace_problems(recipe.rollout.strategy, split)
-        cluster = recipe.eval.cluster if recipe.eval and key == "data.eval" else None
-        if cluster is not None and cluster not in columns:
-            near = nearest(cluster, columns)
-            hint = f"; did you mean {near!r}?" if near else ""
-            problems.append(f"eval.cluster: data.eval has no column {cluster!r}{hint}")
+        for name in missing_columns(reward, columns):
+            near = nearest(name, columns)
+            hint = f"did you mean {near!r}? " if near else ""
+            remedy = f"map it: {key}.columns: {{{name}: ...}}; columns: {', '.join(columns) or 'none'}"
+            problems.append(f"{key}: reward {reward.name} needs a column {name!r}\n    {hint}{remedy}")
+    cluster = recipe.eval.cluster if recipe.eval and key == "data.eval" else None
+    if cluster is not None and cluster not in columns:
+        near = nearest(cluster, columns)
+        hint = f"; did you mean {near!r}?" if near else ""
+        problems.append(f"eval.cluster: data.eval has no column {cluster!r}{hint}")
     return problems
 
 

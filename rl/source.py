@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from rl.config import ModelConfig, Recipe, load_recipe
 from rl.config_checks import missing_file
 from rl.config_yaml import read_file
+from rollouts.families import MADE
 
 if TYPE_CHECKING:
     from rollouts.models import Policy
 
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
-TINY = "tiny"
 PARTS = ("best", "warm_start")  # folders of a run that hold weights of their own
 
 
@@ -112,7 +112,7 @@ def _find(target: str, adapter: Path | None) -> Source:
         raise CommandError(f"{target}: this is a file; {hint}")
     if not path.is_dir():
         is_hub_name = target.count("/") == 1 and not target.startswith((".", "~", "/")) and not path.parent.is_dir()
-        if target != TINY and not is_hub_name:
+        if target not in MADE and not is_hub_name:
             raise _no_folder("", path)
         return Source(ModelConfig(path=target, adapter=_text(adapter)))
     run = locate_run(path)

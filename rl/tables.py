@@ -101,7 +101,7 @@ def _load(split: Split, where: str) -> "Dataset":
             table = _hub(split)
     except ConnectionError as error:
         what = f"there is no file {split.path}, and the Hub does not answer ({error})"
-        remedy = "check the name and the connection, or name a local file with its ending"
+        remedy = f"check the name and the connection, or give a local file: {where}.path=FILE.jsonl"
         raise DataError.at(f"{where}.path", what, None, remedy) from error
     except (DatasetsError, FileNotFoundError, ValueError, pyarrow.ArrowException) as error:
         if isinstance(error, DataError):
@@ -116,6 +116,10 @@ def _refused(error: Exception, split: Split, where: str) -> DataError:
     """What `datasets` objects to, in one line."""
     cause = f"{error.__cause__}" if error.__cause__ is not None and "generating" in str(error) else str(error)
     reason = " ".join(cause.split("\n")[0].split())
+    if Path(split.path).is_file() and re.match(r"\w*", split.split)[0] != "train":  # type: ignore[index]
+        what = f"there is no split {split.split!r}: a single file has one, called train"
+        near = nearest(split.split, ["train"])
+        return DataError.at(f"{where}.split", what, near, "leave split out, or take a slice such as train[:100]")
     if "split" in reason or "instruction" in reason.lower():
         known = re.findall(r"'([\w.-]+)'", reason.partition("one of")[2])
         if "no data" in reason:
@@ -162,7 +166,9 @@ def _local(path: Path, split: Split, where: str) -> "Dataset":
         return saved[split.split]
     if split.name is not None:
         what = f"is {split.name!r}, but a single file has no configurations"
-        raise DataError.at(f"{where}.name", what, None, "leave name out")
+        raise DataError.at(
+            f"{where}.name", what, None, f"leave name out; {where}.path=FILE on the command line does so"
+        )
     if path.suffix not in BUILDERS:
         raise DataError.at(f"{where}.path", f"{path} has no known ending", None, f"known: {listing(list(BUILDERS))}")
     wrong = _first_row_problem(path) if path.suffix == ".jsonl" else None

@@ -341,6 +341,10 @@ A2D_QWEN3 = Family(
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (LLADA, DREAM, A2D_QWEN3)}
 
+# Names that stand for a small random model made on the spot (`rollouts.tiny.make`): the quickstart's, and one per family.
+TINY = "tiny"
+MADE = (TINY, *(f"{TINY}-{name}" for name in FAMILIES))
+
 
 def find_family(config: Mapping[str, Any], where: str, name: str = "auto") -> Family:
     """The family of a checkpoint, from `model_type` in its config, or by name.

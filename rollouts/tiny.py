@@ -1,6 +1,6 @@
-"""A small LLaDA-family model and a character tokenizer, built in-process: for the quickstart and the tests.
+"""Small random models and a character tokenizer, built in-process: for the quickstart, for `--toy` and for the tests.
 
-It is an ordinary member of the family: official config and tensor names, saved and loaded like the 8B checkpoints.
+Each is an ordinary member of its family: official config and tensor names, saved and loaded like the 8B checkpoints.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rollouts.decoders import build_decoder
-from rollouts.families import LLADA, ModelError
+from rollouts.families import FAMILIES, LLADA, TINY, Family, ModelError
 from rollouts.models import Policy
 from rollouts.tokens import special_ids
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ALPHABET = string.digits + string.ascii_letters + " \n" + string.punctuation
-EOS, EOT, MASK, UNKNOWN = "<|endoftext|>", "<|eot_id|>", "<|mdm_mask|>", "<unk>"
-CHAT = ("<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>")
+UNKNOWN = "<unk>"
+START = "<|startoftext|>"  # opens LLaDA's chat template, beside the family's header tokens
+TOY_POSITIONS = 8192  # one token a character: room for prompts of several pages
 # Rows are about a hundred positions long: slow rotations would tell none of them apart. The spread of the initial
 # weights is about half of 1/sqrt(width); LLaDA's 0.02 belongs to a width of thousands and costs a small model its first
 # hundred steps.
@@ -29,12 +30,15 @@ ROPE_THETA = 100.0
 INIT_STD = 0.05
 
 
-def character_tokenizer(alphabet: str = ALPHABET, *, chat: bool = False) -> PreTrainedTokenizerFast:
+def character_tokenizer(
+    alphabet: str = ALPHABET, *, chat: bool = False, family: Family = LLADA
+) -> PreTrainedTokenizerFast:
     """One token per character. Ids: the alphabet in its order, then end (also padding), end of turn, mask, unknown.
 
     Args:
         alphabet: distinct characters; any other becomes `<unk>`, which no policy samples.
-        chat: add the markup of LLaDA's chat template, and the template.
+        chat: add the markup of the family's chat template, and the template.
+        family: whose spellings the special tokens have.
 
     Raises:
         ModelError: an empty alphabet, or a character twice.
@@ -44,7 +48,9 @@ def character_tokenizer(alphabet: str = ALPHABET, *, chat: bool = False) -> PreT
 
     if not alphabet or len(set(alphabet)) != len(alphabet):
         raise ModelError("the alphabet of a character tokenizer must hold distinct characters, at least one.")
-    special = (EOS, EOT, MASK, UNKNOWN, *(CHAT if chat else ()))
+    eos, mask = family.end_tokens[0], family.mask_tokens[0]
+    markup = (START, *family.header_tokens) if family is LLADA else family.header_tokens
+    special = (*family.end_tokens, mask, UNKNOWN, *(markup if chat else ()))
     vocabulary = {token: i for i, token in enumerate((*alphabet, *special))}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # pyright: ignore[reportAttributeAccessIssue]
@@ -52,15 +58,15 @@ def character_tokenizer(alphabet: str = ALPHABET, *, chat: bool = False) -> PreT
     inner.add_special_tokens(list(special))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner,
-        eos_token=EOS,
-        pad_token=EOS,
-        mask_token=MASK,
+        eos_token=eos,
+        pad_token=eos,
+        mask_token=mask,
         unk_token=UNKNOWN,
-        additional_special_tokens=[token for token in special if token not in (EOS, MASK, UNKNOWN)],
+        additional_special_tokens=[token for token in special if token not in (eos, mask, UNKNOWN)],
         clean_up_tokenization_spaces=False,
     )
     if chat:
-        tokenizer.chat_template = LLADA.chat_template
+        tokenizer.chat_template = family.chat_template
     return tokenizer
 
 
@@ -76,8 +82,9 @@ def build_tiny(
     chat: bool = False,
     rope_theta: float = ROPE_THETA,
     std: float = INIT_STD,
+    family: Family = LLADA,
 ) -> Policy:
-    """A randomly initialised LLaDA-family policy, trainable, float32, on the CPU; 0.8M parameters by default.
+    """A randomly initialised policy, trainable, float32, on the CPU; 0.8M parameters by default.
 
     Args:
         seed: stream of the weights; the global generator is not touched.
@@ -85,16 +92,17 @@ def build_tiny(
         ff: hidden width of the MLP; default 8/3 of d_model, rounded up to a multiple of 8.
         alphabet: characters the tokenizer knows.
         max_length: positions.
-        chat: give the tokenizer LLaDA's chat markup and template.
+        chat: give the tokenizer the family's chat markup and template.
         rope_theta: base of the rotary frequencies; the published 500000 is made for thousands of positions.
         std: standard deviation of the initial matrices.
+        family: which network and tensor names.
 
     Raises:
         ModelError: sizes that make no model.
     """
     if d_model % heads or (d_model // heads) % 2:
         raise ModelError(f"d_model {d_model} over {heads} heads gives no even head size; choose another number.")
-    tokenizer = character_tokenizer(alphabet, chat=chat)
+    tokenizer = character_tokenizer(alphabet, chat=chat, family=family)
     fields = {
         "vocab_size": len(tokenizer),
         "hidden_size": d_model,
@@ -108,22 +116,40 @@ def build_tiny(
         "tie_word_embeddings": False,
         "initializer_range": std,
         "attention_dropout": 0.0,
+        # what only the Qwen decoders read
+        "hidden_act": "silu",
+        "head_dim": d_model // heads,
+        "attention_bias": False,
     }
-    vocabulary = tokenizer.get_vocab()
+    ends = [tokenizer.get_vocab()[token] for token in family.end_tokens]
     config = {
-        "model_type": LLADA.official_type,
-        "architectures": [LLADA.official_architecture],
-        **LLADA.to_official(fields),
-        "mask_token_id": vocabulary[MASK],
-        "eos_token_id": vocabulary[EOS],
-        "eot_token_id": vocabulary[EOT],
-        "pad_token_id": vocabulary[EOS],
+        "model_type": family.official_type,
+        "architectures": [family.official_architecture],
+        **family.to_official(fields),
+        "mask_token_id": tokenizer.mask_token_id,
+        "eos_token_id": ends[0],
+        **({"eot_token_id": ends[1]} if family is LLADA else {}),
+        "pad_token_id": ends[0],
     }
     with torch.random.fork_rng(devices=[]):  # building draws from the global stream; what it draws is replaced
-        model = build_decoder(LLADA, config, "build_tiny", device="cpu")
+        model = build_decoder(family, config, "build_tiny", device="cpu")
     initialise(model, seed, std)
-    ids = special_ids(LLADA, config, tokenizer, len(tokenizer), "build_tiny")
-    return Policy(model, tokenizer, LLADA, ids, config, torch.float32).train()
+    ids = special_ids(family, config, tokenizer, len(tokenizer), "build_tiny")
+    return Policy(model, tokenizer, family, ids, config, torch.float32).train()
+
+
+def make(name: str, seed: int = 0) -> Policy:
+    """The model that a name of `rollouts.families.MADE` stands for: the quickstart's, or a toy of a family.
+
+    A toy has two layers of width 64, the family's chat markup and 8192 positions: small enough for any laptop, with room for prompts of
+    real data at one token a character. What it writes is random.
+    """
+    if name == TINY:
+        return build_tiny(seed)
+    family = FAMILIES[name.removeprefix(f"{TINY}-")]
+    return build_tiny(
+        seed, family=family, chat=True, d_model=64, layers=2, heads=2, max_length=TOY_POSITIONS, rope_theta=10_000.0
+    )
 
 
 @torch.no_grad()

@@ -151,11 +151,36 @@ class Curves {
     }
     for (const [name, panels] of sections) {
       const grid = el('div', { class: 'grid' });
-      for (const panel of panels) this.panel(grid, panel);
-      if (!grid.children.length) continue;
+      const folded = el('div', { class: 'grid' });
+      const flat = panels.filter((panel) => this.isFlat(panel));
+      for (const panel of panels) this.panel(flat.includes(panel) ? folded : grid, panel);
+      if (!grid.children.length && !folded.children.length) continue;
       const axis = panels[0].source === 'warm_start' ? el('span', { class: 'soft' }, ' · over the steps of the warm start') : null;
-      section.append(el('h3', {}, name, axis), grid);
+      section.append(el('h3', {}, name, axis));
+      if (grid.children.length) section.append(grid);
+      if (folded.children.length) section.append(this.fold(flat, folded));
     }
+  }
+
+  /** The figures of a section in which nothing moves, one line that opens; the line says what they show. */
+  fold(panels, grid) {
+    const said = panels.map((panel) => {
+      const values = new Set(this.lists(panel).map((list) => list.find(isNumber)));
+      return values.size === 1 ? `${panel.title} ${number([...values][0])}` : panel.title;
+    });
+    return el('details', { class: 'flat' }, el('summary', { class: 'soft small' }, `Without variation: ${said.join(', ')}`), grid);
+  }
+
+  lists(panel) {
+    const tables = this.data.runs.map((run) => (panel.source === 'warm_start' ? run.warm_start : run.curves));
+    return tables.flatMap((table) => panel.keys.map((key) => table.values[key])).filter(Boolean);
+  }
+
+  /** Whether every curve of a panel has one value at all its updates, of which there are several, and no alarm points at it. */
+  isFlat(panel) {
+    const lists = this.lists(panel).map((list) => list.filter(isNumber));
+    const alarmed = this.data.runs.some((run) => run.alarms.some((alarm) => alarm.metrics.some((metric) => panel.keys.includes(metric))));
+    return !alarmed && lists.length > 0 && lists.every((list) => list.length > 1 && list.every((value) => value === list[0]));
   }
 
   panel(grid, panel) {

@@ -752,11 +752,15 @@ MUTATIONS = (
     Mutation(
         "clusters ignored",
         "rl/evaluate.py",
-        "range(len(values)) if clusters is None else",
-        "range(len(values)) if True else",
+        "range(count) if clusters is None else",
+        "range(count) if True else",
         EVALUATE,
     ),
     Mutation("gain reversed", "rl/evaluate.py", "interval(after - before", "interval(before - after", EVALUATE),
+    Mutation("never seen, one-sided", "rl/evaluate.py", "1.0 - (ALPHA / 2) **", "1.0 - ALPHA **", EVALUATE),
+    Mutation("never seen, entries for clusters", "rl/evaluate.py", "int(labels.max()) + 1", "len(labels)", EVALUATE),
+    Mutation("never seen, wrong side", "rl/evaluate.py", "first + chance", "first - chance", EVALUATE),
+    Mutation("span of a gain", "rl/evaluate.py", "span=(-1.0, 1.0)", "span=(0.0, 1.0)", EVALUATE),
     Mutation(
         "counts of clusters",
         "rl/evaluate.py",

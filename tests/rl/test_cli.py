@@ -138,10 +138,56 @@ def test_a_dry_run_collects_what_is_wrong_with_model_data_and_rewards(folder):
     ]
     result = run("train", "recipe.yaml", "--dry-run", *overrides, cwd=folder)
     assert result.returncode == 2
-    assert "2 problems" in result.stderr
+    assert "3 problems" in result.stderr
+    assert "data.eval: reward sudoku.solved needs a column 'puzzle'" in result.stderr
     assert "bert" in result.stderr
     assert "did you mean 'puzzle_text'?" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_columns_are_checked_where_the_canvas_or_the_prompts_do_not_fit(folder):
+    for canvas in (128, 112):
+        sizes = [f"rollout.canvas={canvas}", f"rollout.block={canvas}", f"rollout.steps={canvas}"]
+        result = invoke(
+            "train", "recipe.yaml", "--dry-run", *sizes, "data.train.columns={prompt: puzzle_text, x: puzzle}"
+        )
+        assert result.exit_code == 2
+        assert "2 problems" in result.output
+        assert "needs a column 'puzzle'" in result.output
+        assert ("leaves no room" if canvas == 128 else "row 0 has 17 tokens") in result.output
+
+
+def test_a_dry_run_tries_every_reward_on_a_wrong_completion(folder):
+    (folder / "mine.py").write_text(
+        "from rewards.contract import InfrastructureError\n\n"
+        "def half(completions, **_):\n    return [0.5 for _ in completions]\n\n"
+        "def down(completions, **_):\n    raise InfrastructureError('no judge')\n\n"
+        "def other_task(completions, **_):\n    return [None for _ in completions]\n"
+    )
+    rewards = "[{fn: 'mine.py:half'}, {fn: 'mine.py:down'}, {fn: 'mine.py:other_task'}, {fn: sudoku.solved}]"
+    result = invoke("train", "recipe.yaml", "--dry-run", f"rewards={rewards}")
+    assert result.exit_code == 0, result.output
+    told = result.output[
+        result.output.index("rewards for prompt 0 of data.train and the completion 'I do not know.'") :
+    ]
+    rows = [" ".join(line.split()) for line in told.splitlines()[1:5]]
+    assert rows[0] == "half 0.5"
+    assert rows[1].startswith("down could not grade: ")
+    assert "no judge" in rows[1]
+    assert rows[2:] == ["other_task none (does not apply)", "sudoku.solved 0"]
+
+
+def test_a_dry_run_finds_a_broken_reward_and_shows_the_line(folder):
+    (folder / "mine.py").write_text(
+        "import json\n\n\ndef parsed(completions, solution, **_):\n    return [json.loads(text)['x'] for text in completions]\n"
+    )
+    result = invoke("train", "recipe.yaml", "--dry-run", "rewards=[{fn: 'mine.py:parsed'}]")
+    assert result.exit_code == 2
+    assert "reward parsed raised JSONDecodeError on row 0" in result.output
+    assert f"{folder / 'mine.py'}, line 5, in" in result.output
+    assert "return [json.loads(text)['x'] for text in completions] (raised in " in result.output
+    assert "column solution: '3142243142131324'" in result.output
+    assert "rewards/calls.py" not in result.output
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,22 @@ def test_local_files_are_found_beside_the_recipe_then_in_the_working_folder(tmp_
     assert train_path("data.train.path=a.jsonl") == str(working / "a.jsonl")  # what is typed is meant from here
 
 
+def test_a_file_on_the_command_line_takes_the_place_of_a_hub_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    source = {**GOOD, "data": {"train": {"path": "owner/set", "name": "main", "split": "test[:50]"}}}
+
+    def split(*overrides: str) -> tuple[str, str | None, str]:
+        found = load_recipe(source, overrides).data.train
+        assert found is not None
+        return found.path, found.name, found.split
+
+    assert split("data.train.path=a.jsonl") == (str(tmp_path / "a.jsonl"), None, "train[:50]")
+    assert split("data.train.path=owner/other") == ("owner/other", "main", "test[:50]")
+    # What was said is kept, and refused where it is read.
+    assert split("data.train.path=a.jsonl", "data.train.split=test")[2] == "test"
+
+
 def test_tiny_is_the_model_made_on_the_spot_even_beside_a_folder_of_that_name(tmp_path, monkeypatch):
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -246,7 +262,7 @@ def test_switches_may_be_words(word, value):
         ({"method": {"preset": "diffu_grpo"}}, "method.kl.reference", "neither model.lora nor model.adapter", None),
         ({"rewards": [{"fn": "sudoku.solved", "weight": 0}]}, "rewards.0.weight", "weight 0", None),
         ({"outcome": "solved"}, "outcome", "no reward 'solved'", "sudoku.solved"),
-        ({"data": {"eval": {"path": "a/b"}}}, "data.eval", "nothing evaluates", None),
+        ({"data": {"eval": {"path": "a/b"}}, "eval": None}, "data.eval", "nothing evaluates", None),
         ({"eval": {}}, "eval", "no prompts to evaluate on", None),
         ({"train": {"out": __file__}}, "train.out", "is a file", None),
         ({"train": {"out": f"{__file__}/deeper"}}, "train.out", "is a file", None),
@@ -274,6 +290,42 @@ def test_what_the_caller_provides_need_not_be_named():
 def test_sft_needs_a_warm_start_and_nothing_else():
     assert only_problem({}, command="sft").key == "warm_start"
     load_recipe({"model": {"path": "tiny"}, "warm_start": {"data": {"path": "a/b"}, "steps": 2}}, command="sft")
+
+
+def test_prompts_to_report_on_are_measured_before_and_after_unless_the_recipe_says_otherwise():
+    assert load_recipe({**GOOD, "data": {**GOOD["data"], "eval": {"path": "a/b"}}}).eval is not None
+    assert load_recipe(GOOD, provided=["data.eval"]).eval is not None
+    assert load_recipe(GOOD).eval is None
+
+
+def test_outcome_and_best_by_may_spell_a_reward_as_its_entry_does(tmp_path):
+    (tmp_path / "mine.py").write_text("def a(completions, **_):\n    return [0.0]\n\n\nb = a\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "model: {path: tiny}\ndata: {train: {path: a/b}, eval: {path: a/c}, validation: {path: a/d}}\n"
+        "rewards: [{fn: mine.py:a, weight: 0.5}, {fn: mine.py:b, name: other}]\n"
+        "eval: {every: 1}\nsave: {best_by: mine.py:a}\noutcome: mine.py:b\n"
+    )
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert (recipe.outcome, recipe.save.best_by) == ("other", "a")
+    assert load_recipe(recipe) == recipe
+
+
+def test_a_superscript_is_no_number_of_a_list_item():
+    (problem,) = problems_of(GOOD, ["rewards.²=1"])
+    assert (problem.file, problem.key) == ("command line", "rewards.²")
+
+
+def test_a_nul_character_is_named_with_its_place(tmp_path):
+    (problem,) = problems_of({**GOOD, "data": {"train": {"path": "a\0b.jsonl"}}})[:1]
+    assert (problem.key, problem.message) == ("data.train.path", "holds a NUL character")
+    file = tmp_path / "recipe.yaml"
+    file.write_text('model:\n  path: "ti\\0ny"\n')
+    assert ("model.path", 2) in [(one.key, one.line) for one in problems_of(file)]
+    file.write_text("model:\n  path: ti\0ny\n")
+    (problem,) = problems_of(file)
+    assert (problem.line, problem.message) == (2, "this is not valid YAML: it holds the character U+0000")
+    (problem,) = problems_of(GOOD, ["optim.lr=\0"])
+    assert problem.key == "optim.lr"
 
 
 def test_evaluation_steps_are_checked_against_the_evaluation_sampler():

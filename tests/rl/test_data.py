@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from rl.config_schema import PromptConfig, Split
 from rl.data import DataError, PromptSet, batches, load_split
 from rl.tables import read_table
+from rollouts.families import LLADA
 from rollouts.streams import Purpose
-from rollouts.tiny import MASK, character_tokenizer
+from rollouts.tiny import character_tokenizer
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "train.jsonl"
 PLAIN = character_tokenizer()
@@ -146,7 +147,7 @@ def test_markup_is_tokenised_once():
 
 
 def test_every_dropped_row_is_counted_under_its_reason():
-    rows = [{"prompt": text} for text in ("ok", None, "", "  ", f"a{MASK}b", "x" * 50)]
+    rows = [{"prompt": text} for text in ("ok", None, "", "  ", f"a{LLADA.mask_tokens[0]}b", "x" * 50)]
     loaded = load(rows, PromptConfig(max_length="drop"), room=10)
     assert [prompt.prompt_id for prompt in loaded.prompts] == [0]
     assert loaded.dropped == {
@@ -254,7 +255,7 @@ def test_a_template_that_does_not_fit(template, said):
 
 @pytest.mark.parametrize(
     ("split", "said"),
-    [("tarin", "Unknown split"), ("train[:3", "train[:100]"), ("train[5:5]", "empty")],
+    [("tarin", "did you mean 'train'?"), ("train[:3", "train[:100]"), ("train[5:5]", "empty")],
 )
 def test_a_split_that_is_not_there(tmp_path, split, said):
     assert said in error(write(tmp_path / "a.jsonl", ROWS).model_copy(update={"split": split}))

@@ -1,12 +1,14 @@
 """Accuracy and its intervals: against formulas, by coverage, and with streams of their own."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rewards.contract import InfrastructureError, Reward
+from rl import evaluate
 from rl.data import Prompt
 from rl.evaluate import answer_prompts, evaluate_prompts, interval, paired_gain, pass_at_k
 from rollouts.engine import generate
@@ -173,6 +175,63 @@ def test_a_paired_gain_is_narrower_than_two_intervals() -> None:
     assert gain["high"] - gain["low"] < 0.01
     assert interval(after)["low"] < interval(before)["high"]  # unpaired, nothing could be said
     assert paired_gain(np.array([NAN, 0.0]), np.array([1.0, 1.0]))["n"] == 1
+
+
+def clopper_pearson(right: int, n: int) -> tuple[float, float]:
+    """By its definition: the chances under which a tail at least as extreme has 2.5 %, by bisection."""
+
+    def tail(p: float, counts: range) -> float:
+        return sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in counts)
+
+    def solve(counts: range, rising: bool) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(80):
+            middle = (low + high) / 2
+            low, high = (middle, high) if (tail(middle, counts) < 0.025) == rising else (low, middle)
+        return low
+
+    return (
+        solve(range(right, n + 1), True) if right else 0.0,
+        solve(range(right + 1), False) if right < n else 1.0,
+    )
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40, 500])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_none_or_all_right_is_not_certain(n: int, value: float) -> None:
+    """Resampling equal entries gives an interval of no width."""
+    found = interval(np.full(n, value))
+    assert (found["low"], found["high"]) == pytest.approx(clopper_pearson(round(value * n), n), abs=1e-9)
+    assert found["value"] == value
+
+
+def test_none_right_in_few_clusters_is_as_few_trials() -> None:
+    labels = [i // 10 for i in range(40)]
+    assert interval(np.zeros(40), labels)["high"] == pytest.approx(clopper_pearson(0, 4)[1], abs=1e-9)
+    assert interval(np.append(np.zeros(40), NAN), [*labels, 99])["high"] == interval(np.zeros(40), labels)["high"]
+
+
+def test_a_gain_of_nothing_on_every_prompt_may_be_either_way() -> None:
+    p = clopper_pearson(0, 30)[1]
+    found = paired_gain(np.ones(30), np.ones(30))
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((0.0, -p, p), abs=1e-9)
+    assert paired_gain(np.zeros(30), np.ones(30))["low"] == pytest.approx(1 - 2 * p)
+
+
+def test_what_is_beyond_the_span_is_left_to_resampling() -> None:
+    assert interval(np.full(5, 3.0)) == {"value": 3.0, "low": 3.0, "high": 3.0, "n": 5}
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_drawing_in_blocks_gives_the_same_numbers(clustered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(5).normal(size=33)
+    labels = [i // 3 for i in range(33)] if clustered else None
+    found = []
+    for block in (evaluate.BLOCK, 3700, 1):
+        monkeypatch.setattr(evaluate, "BLOCK", block)
+        monkeypatch.setattr(evaluate, "RESAMPLES", 1000)
+        found.append(interval(values, labels))
+    assert found[0] == found[1] == found[2]
 
 
 def test_intervals_repeat() -> None:

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import unmask
-from rl.export import MARKER, ExportOptions, export_run
+from rl.export import MARKER, ExportOptions, export_run, stated_base
 from rl.measure import measure
 from rl.progress import Reporter
 from rl.source import CommandError, find_source
@@ -476,7 +476,7 @@ def test_an_unfinished_run_gives_its_newest_whole_checkpoint(runs: dict[str, Pat
 
 def test_an_adapter_of_the_tiny_model_has_no_base_to_name(home: Path, tmp_path: Path) -> None:
     run = make_run(home, "tiny", Path("tiny"), model={"path": "tiny", "lora": {"r": 2, "alpha": 4}})
-    with pytest.raises(CommandError, match="add --merge"):
+    with pytest.raises(CommandError, match=r"tiny, is made on the spot from the run's seed \(0\).* add --merge"):
         export_run(run, tmp_path / "out", ExportOptions(), **QUIET)
     export_run(run, tmp_path / "out", ExportOptions(merge=True), **QUIET)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -512,8 +512,20 @@ def test_the_card_tells_what_was_measured_and_no_local_path(runs: dict[str, Path
     assert f"| gain | {gain['value']:.3f} |" in text
     assert f"torch {torch.__version__}" in text
     assert "4 denoising steps" in text
+    assert "BASE_MODEL" not in text
     settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert settings["model"]["lora"]["r"] == 4
+
+
+def test_the_card_says_what_is_known_of_a_local_base(runs: dict[str, Path], tmp_path: Path) -> None:
+    export_run(runs["llada"], tmp_path / "out", ExportOptions(), **QUIET)
+    text = (tmp_path / "out" / "README.md").read_text()
+    base = stated_base(runs["llada"])
+    config = json.loads((Path(base) / "config.json").read_text())
+    sizes = f"{config['n_layers']} layers of width {config['d_model']}, vocabulary {config['vocab_size']:,}"
+    assert f"the local folder `{Path(base).name}`, family llada, {sizes}; where it came from is not known" in text
+    assert f'unmask.load_policy("/path/to/{Path(base).name}", adapter="FOLDER")' in text
+    assert "BASE_MODEL" not in text
 
 
 def test_the_card_of_a_part_does_not_borrow_the_runs_numbers(home: Path, runs: dict[str, Path], tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from rewards.contract import InfrastructureError, RewardError
 from rl.cli import app
-from rl.config import RecipeErrors
 from rl.data import DataError
 from rl.learner import TrainingError
 from rl.run import read_jsonl
@@ -128,7 +127,10 @@ def wants_more(completions: list[str], solution: list[str], **_: Any) -> list[fl
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        (raises, r"reward raises raised ZeroDivisionError on row \d+: division by zero\n.*prompt: +'(6789|5522)'"),
+        (
+            raises,
+            r"reward raises raised ZeroDivisionError on row \d+: division by zero\n.*_rewards\.py, line \d+.*\n.*prompt: +'(6789|5522)'",
+        ),
         (too_few, r"reward too_few returned 11 scores for 12 completions"),
         (words, r"reward words returned 'good' \(str\) for row 0"),
     ],
@@ -170,7 +172,7 @@ def test_a_step_too_small_to_act_stops_the_run(checkpoint: Path) -> None:
 
 def test_a_canvas_that_leaves_no_room(checkpoint: Path) -> None:
     source = recipe(checkpoint, rollout={"canvas": 40, "steps": 10})
-    with pytest.raises(DataError, match=r"rollout\.canvas 40 leaves no room for a prompt in the model's 40 positions"):
+    with pytest.raises(DataError, match=r"rollout\.canvas: 40 leaves no room for a prompt in the model's 40 positions"):
         train(source)
 
 
@@ -232,6 +234,18 @@ def test_a_forbidden_id_outside_the_vocabulary(checkpoint: Path) -> None:
         train(recipe(checkpoint, rollout={"forbid": [99999]}))
 
 
-def test_evaluation_data_without_a_section_is_refused(checkpoint: Path) -> None:
-    with pytest.raises(RecipeErrors, match="eval"):
-        train(recipe(checkpoint), eval_dataset=ROWS)
+def test_evaluation_data_without_a_section_is_measured_before_and_after(checkpoint: Path) -> None:
+    run = train(recipe(checkpoint, train={"updates": 1}), eval_dataset=ROWS)
+    assert {"accuracy_before", "accuracy_after", "gain"} <= run.summary.keys()
+
+
+def test_an_evaluation_canvas_that_does_not_fit_is_found_before_anything_starts(checkpoint: Path) -> None:
+    source = recipe(checkpoint, eval={"sampler": {"canvas": 64, "steps": 16}})
+    with pytest.raises(
+        DataError, match=r"eval\.sampler\.canvas: 64 leaves no room for a prompt in the model's 40 positions"
+    ):
+        train(source, eval_dataset=ROWS)
+    source = recipe(checkpoint, eval={"sampler": {"canvas": 36, "steps": 18}})
+    with pytest.raises(DataError, match=r"data\.eval: 1 of 1 prompts do not fit"):
+        train(source, eval_dataset=[{"prompt": "12345"}])
+    assert not Path("run").exists()

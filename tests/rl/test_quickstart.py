@@ -7,6 +7,7 @@ import pytest
 
 from rewards.sudoku import count_solutions, solved
 from rl import quickstart
+from rl.resume import ResumeError
 from rl.run import read_jsonl
 from rollouts.tiny import ALPHABET
 
@@ -40,6 +41,15 @@ def test_some_puzzles_have_several_solutions(files: tuple[list[dict], list[dict]
 def test_data_depends_on_the_seed_alone(tmp_path: Path, files: tuple[list[dict], list[dict]]) -> None:
     again = quickstart.write_data(tmp_path, seed=3)
     assert [read_jsonl(path) for path in again] == list(files)
+
+
+def test_another_seed_does_not_overwrite_the_data_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "update-000001").mkdir(parents=True)
+    (tmp_path / "recipe.yaml").write_text("train: {seed: 4}\n")
+    for resume in ("auto", tmp_path):
+        with pytest.raises(ResumeError, match="seed 4; continue it with --seed 4"):
+            quickstart.main(seed=5, out=tmp_path, resume=resume)
+    assert not (tmp_path / "data").exists()
 
 
 def test_the_whole_story_at_toy_size(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rl.config import load_recipe
 from rl.config_yaml import read_file, to_yaml
 from rl.health_config import HealthConfig
 from rl.recipes import recipe_names
-from rl.report import MAX_RUNS, ReportError, write_report
+from rl.report import MAX_RUNS, ReportError, payload, run_names, write_report
 from rl.report_data import MAX_POINTS, embedded, read_run
 from rl.report_facts import facts, recipe_differences, sampler_differences
 from rl.report_panels import ALARM_METRICS
@@ -495,3 +495,17 @@ def test_a_report_replaces_the_one_before_whole(copy):
     assert write_report([copy]) == first
     assert [path.name for path in copy.glob("*.html")] == ["report.html"]
     assert not list(copy.glob(".writing-*"))
+
+
+def test_runs_of_one_recipe_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    def named(*folders: str) -> list[str]:
+        data = []
+        for folder in folders:
+            write_run(tmp_path / folder, name="sudoku", updates=2, every=1, canvas=16, steps=8)
+            data.append(read_run(tmp_path / folder))
+        return run_names(data)
+
+    assert named("one") == ["sudoku"]
+    assert named("one", "two") == ["sudoku (one)", "sudoku (two)"]
+    assert named("one/run", "two/run") == ["sudoku (one/run)", "sudoku (two/run)"]
+    assert payload([read_run(tmp_path / "one"), read_run(tmp_path / "two")])["runs"][1]["name"] == "sudoku (two)"

@@ -319,3 +319,26 @@ def test_validation_by_another_reward_has_its_own_figure(show, run, tmp_path):
     titles = page.locator("figure .name").all_text_contents()
     assert titles == ["accuracy", "validation: format", "accuracy by denoising steps", "pass@k"]
     assert "validation" not in (page.locator("figure").first.locator(".values").text_content() or "")
+
+
+def test_figures_without_variation_are_one_line_that_opens(show, run, tmp_path):
+    shutil.copytree(run, tmp_path / "flat")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {"user/always": 0.0, "user/moves": row["update"], "entropy": 1.5, "length": 7.0}
+    write_lines(tmp_path / "flat" / "metrics.jsonl", rows)
+    alarm = {"update": 3, "monitor": "length_drift", "level": "warn", "message": "m", "remedy": "r"}
+    write_lines(tmp_path / "flat" / "health.jsonl", [alarm])
+    page = show(write_report([tmp_path / "flat"]))
+    folded = page.locator("details.flat")
+    lines = folded.locator("summary").all_text_contents()
+    assert any("always 0" in line for line in lines)
+    assert any("entropy 1.5" in line for line in lines)
+    entropy = page.locator("figure").filter(has=page.get_by_text("entropy", exact=True))
+    assert not entropy.is_visible()
+    assert page.locator("figure").filter(has=page.get_by_text("moves", exact=True)).is_visible()
+    # An alarm points at it: it stays.
+    assert page.locator("figure").filter(has=page.get_by_text("length", exact=True)).is_visible()
+    folded.filter(has=page.get_by_text("entropy 1.5")).locator("summary").click()
+    assert entropy.is_visible()
+    expect(entropy.locator("svg path")).not_to_have_count(0)  # drawn once it is open

@@ -339,6 +339,122 @@ def test_the_first_signal_saves_and_ends(
         assert (Path("mine") / table).read_bytes() == (undisturbed["full"] / table).read_bytes()
 
 
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_a_signal_in_an_evaluation_at_the_start_or_the_end_leaves_it(
+    checkpoint: Path, tmp_path: Path, undisturbed: dict[str, Path], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    source = full(checkpoint, undisturbed["full"].parent)
+    seen: list[Interrupt] = []
+    enter, evaluate, advance = Interrupt.__enter__, session.Session.evaluate, Reporter.advance
+    now: list[str] = []
+
+    def evaluating(self: Any, name: str, *args: Any) -> Any:
+        now.append(name)
+        return evaluate(self, name, *args)
+
+    def advancing(self: Any, name: str, *args: Any, **numbers: Any) -> None:
+        advance(self, name, *args, **numbers)
+        if name == "evaluation" and now[-1] == when and not seen[-1].asked:
+            seen[-1]._handle(2, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupt, "__enter__", lambda self: (seen.append(self), enter(self))[1])
+        patch.setattr(session.Session, "evaluate", evaluating)
+        patch.setattr(Reporter, "advance", advancing)
+        with pytest.raises(RunInterrupted):
+            run(source, "mine")
+    assert now[-1] == when
+    path = Path("mine/evaluations.jsonl")
+    assert when not in [row["when"] for row in (read_jsonl(path) if path.exists() else [])]
+    run(source, "mine", resume="auto")
+    same(Path("mine"), undisturbed["full"])
+
+
+def test_seconds_of_a_warm_start_that_was_interrupted_are_counted(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = full(checkpoint, tmp_path)
+    source["save"] = {"sft_every": 2}
+    source["data"] = {**source["data"], "validation": None}
+    with monkeypatch.context() as patch:
+
+        def failing(*args: Any) -> None:
+            raise RuntimeError("cut")
+
+        patch.setattr(session.Session, "_prune", failing)  # after the first checkpoint is written
+        with pytest.raises(RuntimeError, match="cut"):
+            run(source, "mine")
+    saved, _ = checkpoints.newest(Path("mine/checkpoints"))
+    assert saved is not None
+    assert saved.state["progress"]["sft_steps"] == 2
+    assert saved.state["progress"]["seconds"]["warm_start"] > 0
+
+
+def test_evaluations_that_could_not_be_graded_are_no_plateau(checkpoint: Path, tmp_path: Path) -> None:
+    source = full(checkpoint, tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "def even(completions, prompts, **_):\n"
+        "    return [None if p in ('88', '9', '31', '444') else len(c) / 8 for p, c in zip(prompts, completions)]\n"
+    )
+    source |= {"stop": {"plateau": 1}, "save": {}, "warm_start": None, "eval": {"every": 1}}
+    source["train"] = {**source["train"], "updates": 3}
+    assert run(source, "mine").summary["updates"] == 3
+
+
+# ---- files besides the recipe
+
+
+@pytest.fixture
+def stopped(checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
+    """A run of two updates, whose recipe says four now."""
+    source = full(checkpoint, tmp_path)
+    source |= {"save": {}, "warm_start": None, "eval": {}}
+    source["data"] = {**source["data"], "validation": None}
+    source["train"] = {**source["train"], "updates": 2, "deterministic": False}
+    source["optim"] = {"lr": 1e-3}
+    run(source, "mine")
+    source["train"] = {**source["train"], "updates": 3}
+    return source
+
+
+def test_changed_training_data_or_rewards_are_not_the_same_run(stopped: dict[str, Any], tmp_path: Path) -> None:
+    rows, code = tmp_path / "rows.jsonl", tmp_path / "mine.py"
+    stopped["data"]["eval"] = {"path": written(ROWS, tmp_path / "apart.jsonl")}
+    before = rows.read_text(), code.read_text()
+    rows.write_text(before[0] + '{"prompt": "1"}\n')
+    with pytest.raises(ResumeError, match=r"data\.train: not what .* was made with.*--accept-changes"):
+        run(stopped, "mine", resume="auto")
+    rows.write_text(before[0])
+    code.write_text(before[1] + "\n# the same, but who knows\n")
+    with pytest.raises(ResumeError, match=r"reward even: not what"):
+        run(stopped, "mine", resume="auto")
+    assert len(read_jsonl(Path("mine/metrics.jsonl"))) == 2  # nothing was begun
+    continued = run(stopped, "mine", resume="auto", accept_changes=True)
+    assert continued.summary["changed_files"] == [{"update": 2, "what": ["reward even"]}]
+    again = run({**stopped, "train": {**stopped["train"], "updates": 4}}, "mine", resume="auto")  # as it was left
+    assert again.summary["changed_files"] == continued.summary["changed_files"]
+
+
+def test_changed_evaluation_data_are_said(
+    stopped: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apart = written(ROWS[:2], tmp_path / "apart.jsonl")
+    stopped["data"] = {**stopped["data"], "eval": {"path": apart}}
+    run(stopped, "mine", resume="auto")
+    written(ROWS[:3], Path(apart))
+    stopped["train"] = {**stopped["train"], "updates": 4, "out": "mine"}
+    unmask.train(stopped, resume="auto")
+    assert "data.eval is not the file it was" in capsys.readouterr().out
+
+
+def test_a_model_in_the_folder_that_a_new_run_clears(stopped: dict[str, Any]) -> None:
+    inside = {**stopped, "model": {"path": "mine/model"}}
+    with pytest.raises(ResumeError, match=r"model\.path .*mine/model: lies in the folder of this run"):
+        run(inside, "mine")
+    assert Path("mine/model").is_dir()
+    run(inside, "other")
+
+
 def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     monkeypatch.setattr("rl.interrupt.os._exit", ended.append)

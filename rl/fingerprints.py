@@ -1,0 +1,70 @@
+"""What a run read from files besides its recipe: a digest of each local data file and of each reward's code, kept in checkpoints.
+
+A continuation under other data or other rewards is another run; it is refused unless its author says that this is meant.
+"""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rewards.contract import Reward
+from rl.config_schema import Recipe
+from rl.setup import Setup
+
+REPORTED = ("data.eval", "data.validation")  # may differ between the parts of a run, as its recipe may there
+
+
+def fingerprints(setup: Setup) -> dict[str, str]:
+    """``{"data.train": digest, "reward gsm8k.correct": digest}``, of what lies in files of this machine."""
+    recipe = setup.recipe
+    found = {key: _digest(path.read_bytes()) for key, path in _data_files(recipe).items()}
+    for index, reward in enumerate(setup.rewards):
+        code = _code(reward, whole_file=index < len(recipe.rewards))
+        if code is not None:
+            found[f"reward {reward.name}"] = _digest(code)
+    return found
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str], *, warmed: bool) -> tuple[list[str], list[str]]:
+    """Names of what is not what it was: (what changes the computation, what is only reported). A data set that only one of the two read
+    from a file is told by the recipe's difference.
+
+    warmed: the warm start is over, and its data are not read again.
+    """
+    changed = [name for name in before if name in now and before[name] != now[name]]
+    changed = [name for name in changed if not (warmed and name == "warm_start.data")]
+    return [name for name in changed if name not in REPORTED], [name for name in changed if name in REPORTED]
+
+
+def _data_files(recipe: Recipe) -> dict[str, Path]:
+    splits: dict[str, Any] = {f"data.{name}": getattr(recipe.data, name) for name in ("train", "eval", "validation")}
+    splits["warm_start.data"] = recipe.warm_start.data if recipe.warm_start else None
+    paths = {key: Path(split.path) for key, split in splits.items() if split is not None}
+    return {key: path for key, path in paths.items() if path.is_file()}
+
+
+def _code(reward: Reward, *, whole_file: bool) -> bytes | None:
+    """The file that a recipe's reward stands in, helpers and all; of a function passed as an object, its own lines.
+
+    None: unknown. So is a lambda passed as an object, whose lines are those of the call it stands in.
+    """
+    fn: Any = reward.fn
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    fn = fn if inspect.isfunction(fn) or inspect.ismethod(fn) else type(fn)
+    try:
+        if not whole_file and getattr(fn, "__name__", "") == "<lambda>":
+            return None
+        if not whole_file:
+            return inspect.getsource(fn).encode()
+        file = inspect.getsourcefile(inspect.unwrap(fn))
+        return Path(file).read_bytes() if file else None
+    except (OSError, TypeError):  # made in a shell, or no Python
+        return None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
