@@ -112,9 +112,8 @@ def train_step(
         with learner.reference():
             references = [learner.score(work.rollouts, plan, law) for plan in plans]
 
-    for number, (plan, old, reference) in enumerate(
-        zip(plans * repeats, olds * repeats, references * repeats, strict=True)
-    ):
+    plans, olds, references = plans * repeats, olds * repeats, references * repeats
+    for number, (plan, old, reference) in enumerate(zip(plans, olds, references, strict=True)):
         values = old if number == 0 else learner.score(work.rollouts, plan, law)
         result = differentiate(method, work, plan, values, old, reference, scale)
         fresh = learner.backward(work.rollouts, plan, result.cotangent, law)
