@@ -537,6 +537,13 @@ MUTATIONS = (
         METHOD,
     ),
     Mutation(
+        "merged steps called exact",
+        "rl/method.py",
+        "(sampler) < sampler.steps and",
+        "(sampler) > sampler.steps and",
+        METHOD,
+    ),
+    Mutation(
         "every step redrawn",
         "rl/likelihood.py",
         "return self.sample_steps is not None",
