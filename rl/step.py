@@ -54,7 +54,7 @@ def differentiate(
     advantage = batch.advantage.to(leaf.device).unsqueeze(1).expand_as(new.value)
     group = batch.rollouts.group_id.to(leaf.device)
     tokens = method.estimator.tokens(batch.rollouts).sum(1).to(leaf.device)
-    units = Units(new.value, before.value, advantage, new.mask, anchor, group, tokens)
+    units = Units(new.value, before.value, advantage, new.mask, anchor, group, tokens=tokens)
     per_unit = method.objective.per_unit(units)
     if anchor is not None and method.kl.beta > 0:
         per_unit = per_unit + method.kl.beta * _distance(method, batch, new.value, anchor)

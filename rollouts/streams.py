@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     EVAL = 4  # (step, rollout): rollouts made for evaluation
     BOOTSTRAP = 5  # resampling for intervals
     SFT_DATA = 6  # (epoch,): order of the SFT rows
+    PAIRS = 24  # (batch, rollout): rollouts made for a preference data set
 
 
 def stream(seed: int, *keys: int) -> np.random.Generator:

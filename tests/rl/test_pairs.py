@@ -108,7 +108,7 @@ def test_what_is_dropped_is_counted() -> None:
         *ROWS,
         {"prompt": "1", "chosen": "2", "rejected": "2"},
         {"prompt": "1", "chosen": None, "rejected": "2"},
-        {"prompt": "1", "chosen": "3", "rejected": ""},
+        {"prompt": "1", "chosen": "", "rejected": "3"},
         {"prompt": "", "chosen": "3", "rejected": "1"},
         {"prompt": "1", "chosen": "3", "rejected": "123456789"},
         {"prompt": "1" * 21, "chosen": "3", "rejected": "4"},
@@ -119,7 +119,7 @@ def test_what_is_dropped_is_counted() -> None:
     assert found.dropped == {
         "chosen and rejected are equal": 1,
         "null answer": 1,
-        "empty answer": 1,
+        "empty chosen answer": 1,
         "empty prompt": 1,
         "answer longer than the canvas of 8": 1,
         "prompt longer than 20 tokens": 1,
