@@ -75,7 +75,7 @@ def test_datasets_trl_and_we_read_it(toy: str) -> None:
         "chosen": table[0]["prompt"] + table[0]["chosen"],
         "rejected": table[0]["prompt"] + table[0]["rejected"],
     }
-    assert extract_prompt(implicit)["chosen"].endswith(table[0]["chosen"][-1])
+    assert str(extract_prompt(implicit)["chosen"]).endswith(table[0]["chosen"][-1])
     policy = tiny_policy()
     found = load_pairs(Split(path="pairs.jsonl"), PromptConfig(), policy, room=20, canvas=8)
     assert len(found) == len(table)
