@@ -138,7 +138,7 @@ def test_the_folder_holds_the_published_choices_and_an_adapter(case: Case, run: 
     for section in ("method", "optim", "rewards", "outcome"):
         assert getattr(recipe, section) == getattr(shipped, section)
     assert recipe.model.lora == shipped.model.lora
-    assert recipe.method.preset == "diffu_grpo"
+    assert recipe.method.preset == shipped.method.preset
     adapted = json.loads((run.folder / "adapter" / "adapter_config.json").read_text())
     assert tuple(sorted(adapted["target_modules"])) == case.lora
 
@@ -185,6 +185,7 @@ TINY = [
         "grid_id": 0,
     }
 ]
+ASK, ASKED = {"role": "user", "content": "Two and two?"}, {"role": "assistant", "content": "5"}
 # One row in the columns of the data set that a recipe names, the ending of its files, and the model's family.
 ROWS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "dream_7b_gsm8k_diffu_grpo": (GSM8K, ".jsonl", "dream"),
@@ -192,6 +193,12 @@ ROWS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "llada_8b_gsm8k_diffu_grpo": (GSM8K, ".jsonl", "llada"),
     "llada_8b_math_diffu_grpo": ([{"problem": "Halve $1$.", "solution": r"So $\boxed{\frac12}$."}], ".jsonl", "llada"),
     "llada_8b_sudoku_diffu_grpo": (SUDOKU, ".csv", "llada"),
+    "llada_8b_gsm8k_online_vrpo": (GSM8K, ".jsonl", "llada"),
+    "llada_8b_vrpo": (
+        [{"chosen": [ASK, {"role": "assistant", "content": "4"}], "rejected": [ASK, ASKED]}],
+        ".jsonl",
+        "llada",
+    ),
     "sudoku_4x4_tiny": (TINY, ".jsonl", "tiny"),
 }
 
@@ -202,7 +209,9 @@ def test_a_dry_run_of_every_recipe(name: str, tmp_path: Path) -> None:
     assert name in ROWS, f"add a row for {name} to ROWS"
     rows, suffix, family = ROWS[name]
     path = written(rows, tmp_path / f"rows{suffix}")
-    settings = {**local("data.train", path), **local("data.eval", path)}
+    stored = name == "llada_8b_vrpo"
+    keys = ["data.preferences"] if stored else ["data.train", "data.eval"]
+    settings = {setting: value for key in keys for setting, value in local(key, path).items()}
     if family == "tiny":
         settings["warm_start.data.path"] = path
     else:
@@ -210,8 +219,8 @@ def test_a_dry_run_of_every_recipe(name: str, tmp_path: Path) -> None:
         settings["model.path"] = make(tmp_path / "model", "5", max_length=4096)
     result = CliRunner().invoke(app, ["train", name, "--dry-run", *(f"{k}={v}" for k, v in settings.items())])
     assert result.exit_code == 0, result.output
-    assert "data.train: 1 prompts" in result.output
-    assert "data.eval: 1 prompts" in result.output
+    for key in keys:
+        assert f"{key}: 1 {'pairs' if stored else 'prompts'}" in result.output
     assert "nothing was started" in result.output
 
 
@@ -227,7 +236,7 @@ def test_the_header_says_what_one_must_know(name: str) -> None:
         assert re.search(r"TRANSCRIBED, NOT RUN AT [78]B HERE", header)
         assert "Where ours departs, and why" in header
         assert re.search(r"arXiv\s+(#\s+)?[0-9]{4}\.[0-9]{5}", header)
-    assert "\noutcome:" in text or text.count("- {fn:") == 1 or name == "sudoku_4x4_tiny"
+    assert "\noutcome:" in text or text.count("- {fn:") <= 1 or name == "sudoku_4x4_tiny"
 
 
 def test_the_countdown_recipe_makes_its_training_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
