@@ -250,11 +250,41 @@ def doctor(
         raise typer.Exit(1)
 
 
+def pairs(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE_OR_RUN",
+            help="A recipe with data.train and rewards, or a run folder with its weights.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="File to write.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY.PATH=VALUE]...", help="What differs from the recipe, as in data.train.limit=500."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A checkpoint, Hub name or run in place of the recipe's.", show_default=False),
+    ] = None,
+    adapter: AdapterOption = None,
+) -> None:
+    """Preference pairs by sampling and verifying: the best and the worst of a group for each prompt of data.train.
+
+    The file is a preference data set in TRL's format (prompt, chosen, rejected). The same command goes on where it stopped.
+    """
+    from rl.make_pairs import make_pairs
+
+    make_pairs(recipe, out, overrides or [], model=model, adapter=adapter)
+
+
 COMMANDS = {
     "sample": sample,
     "eval": evaluate,
     "report": report,
     "export": export,
+    "pairs": pairs,
     "rewrite": rewrite,
     "doctor": doctor,
 }

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rl.config_yaml import to_yaml
 from rl.health_config import HealthConfig
 from rl.method import Method
+from rl.sft_losses import Denoising, SftLoss
 from rl.track_config import TrackConfig
 from rollouts.spec import SamplerSpec
 from rollouts.strategies import Dynamic, Groups, Strategy
@@ -200,6 +201,10 @@ class WarmStartConfig(Section):
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.99), description="as optim.betas")
     max_grad_norm: Positive = Field(default=1.0, description="gradients are scaled down to this global norm")
     stratified: Flag = Field(default=True, description="noise levels spread evenly over the batch")
+    loss: SftLoss = Field(
+        default=Denoising(),
+        description="kind: elbo (LLaDA), with noise and pair; uniform (LLaDA2), with low and high; mask_agnostic, with ce, tv, extra",
+    )
 
 
 class EvalConfig(Section):

@@ -266,7 +266,7 @@ def elbo(batch: RolloutBatch, key: PlanKey, noise: Noise) -> MaskPlan:
         if length:
             generators = [key.stream(rollout, number) for number in range(noise.draws)]
             picks += [(index, one.draw, one.hidden, one.weight) for one in subsets(noise, generators, length)]
-    return _token_views(batch, picks)
+    return token_views(batch, picks)
 
 
 def coupled(batch: RolloutBatch, key: PlanKey, low: float, high: float) -> MaskPlan:
@@ -282,7 +282,7 @@ def coupled(batch: RolloutBatch, key: PlanKey, low: float, high: float) -> MaskP
         hidden = np.asarray(generator.random(length) < t)
         views = ((np.ones(length, dtype=bool), 1.0), (hidden, 1 / t), (~hidden, 1 / (1 - t)))
         picks += [(index, draw, view, scale / 2) for draw, (view, scale) in enumerate(views) if view.any()]
-    return _token_views(batch, picks)
+    return token_views(batch, picks)
 
 
 def random_tokens(batch: RolloutBatch, key: PlanKey, ratio: Callable[[int], float], late: bool = False) -> MaskPlan:
@@ -300,7 +300,7 @@ def random_tokens(batch: RolloutBatch, key: PlanKey, ratio: Callable[[int], floa
         hidden = np.asarray(key.stream(rollout).random(length) < chance)
         if hidden.any():
             picks.append((index, 0, hidden, length / float(chance.sum())))
-    return _token_views(batch, picks)
+    return token_views(batch, picks)
 
 
 def ar_order(batch: RolloutBatch) -> MaskPlan:
@@ -357,7 +357,7 @@ def _lengths(batch: RolloutBatch) -> list[tuple[int, int]]:
     return list(zip(batch.rollout_id.tolist(), batch.loss_mask.sum(1).tolist(), strict=True))
 
 
-def _token_views(batch: RolloutBatch, picks: list[tuple[int, int, np.ndarray, float]]) -> MaskPlan:
+def token_views(batch: RolloutBatch, picks: list[tuple[int, int, np.ndarray, float]]) -> MaskPlan:
     """A plan from (row, draw, which of the row's tokens in ``loss_mask`` are masked, their weight).
 
     Canvas positions outside ``loss_mask`` (after EOS) stay masked in every view.

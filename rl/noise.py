@@ -72,12 +72,17 @@ class Subset:
     weight: float
 
 
-def subsets(noise: Noise, generators: Sequence[np.random.Generator], length: int) -> list[Subset]:
-    """The views of a rollout of ``length`` tokens; one generator per draw. Views that would hide nothing are left out."""
+def subsets(
+    noise: Noise, generators: Sequence[np.random.Generator], length: int, points: Sequence[float] | None = None
+) -> list[Subset]:
+    """The views of a rollout of ``length`` tokens; one generator per draw. Views that would hide nothing are left out.
+
+    points: the levels as numbers in [0, 1), one per draw, where they are drawn elsewhere (stratified over a batch).
+    """
     halves = _by_count if noise.noise == "fixed_count" else _by_coins
     found = []
     for number, (generator, (level, share)) in enumerate(
-        zip(generators, _levels(noise, generators, length), strict=True)
+        zip(generators, _levels(noise, generators, length, points), strict=True)
     ):
         for repeat in range(noise.masks_per_level):
             views = halves(generator, length, level, noise.pair)
@@ -90,16 +95,20 @@ def subsets(noise: Noise, generators: Sequence[np.random.Generator], length: int
     return found
 
 
-def _levels(noise: Noise, generators: Sequence[np.random.Generator], length: int) -> list[tuple[float, float]]:
+def _levels(
+    noise: Noise, generators: Sequence[np.random.Generator], length: int, points: Sequence[float] | None
+) -> list[tuple[float, float]]:
     """(level, share) of each draw: a count of tokens or a probability t; the shares sum to 1."""
     if noise.noise == "quadrature":
         nodes, weights = np.polynomial.legendre.leggauss(noise.draws)
         return [(float(node + 1) / 2, float(weight) / 2) for node, weight in zip(nodes, weights, strict=True)]
     size = noise.draws
     least = 0 if noise.pair == "complement" else 1  # of a count
-    if noise.noise == "fixed_count" and noise.levels == "independent":
+    if points is None and noise.noise == "fixed_count" and noise.levels == "independent":
         return [(int(generator.integers(least, length + 1)), 1 / size) for generator in generators]
-    if noise.levels == "independent":
+    if points is not None:
+        pass
+    elif noise.levels == "independent":
         points = [float(generator.random()) for generator in generators]
     elif noise.levels == "stratified":
         points = [(index + float(generator.random())) / size for index, generator in enumerate(generators)]

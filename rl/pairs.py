@@ -133,8 +133,8 @@ def _unusable(texts: Sequence[str | None], prefill: str) -> str | None:
         return "null answer"
     if not all(text.startswith(prefill) for text in texts if text is not None):
         return "answer does not begin with data.prompt.prefill"
-    if any(text == prefill for text in texts):
-        return "empty answer"
+    if texts[0] == prefill:  # an empty rejected answer is one that ended at once
+        return "empty chosen answer"
     return "chosen and rejected are equal" if texts[0] == texts[1] else None
 
 

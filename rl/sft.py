@@ -1,24 +1,28 @@
 """Masked supervised fine-tuning: the diffusion loss on prompt-completion rows, through the same learner.
 
-L = -E_t [ 1/t sum_{i masked} log p(x_i | x_t) ] / length, with t ~ U(0, 1) and each completion token masked with probability t
-(LLaDA, arXiv 2502.09992, eq. 5 and algorithm 2). The prompt is never masked.
+By default L = -E_t [ 1/t sum_{i masked} log p(x_i | x_t) ] / length, with t ~ U(0, 1) and each completion token masked with probability t
+(LLaDA, arXiv 2502.09992, eq. 5 and algorithm 2); ``rl.sft_losses`` has the others. The prompt is never masked.
 """
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from rl.learner import Learner, TrainingError
-from rl.masks import MaskPlan
+from rl.mask_agnostic import mask_agnostic_step
+from rl.masks import MaskPlan, token_views
+from rl.noise import Subset
+from rl.sft_losses import Denoising, MaskAgnostic, Uniform
 from rollouts import law as laws
 from rollouts.canvas import make_canvas, text_mask
 from rollouts.spec import EosPolicy, SamplerSpec
 from rollouts.streams import Purpose, stream
 from rollouts.trajectory import FINISH_GIVEN, RolloutBatch
 
-MIN_T = 1e-3  # t = (1 - MIN_T) u + MIN_T, which bounds the weight 1/t (LLaDA's code uses the same floor)
+DENOISING = Denoising()
 
 
 def completion_batch(
@@ -72,44 +76,52 @@ def completion_batch(
     )
 
 
-def sft_plan(batch: RolloutBatch, *, seed: int, step: int, stratified: bool, size: int | None = None) -> MaskPlan:
-    """One view per row at a random noise level; weight 1/t on masked tokens.
+def sft_plan(
+    batch: RolloutBatch,
+    *,
+    seed: int,
+    step: int,
+    stratified: bool,
+    size: int | None = None,
+    loss: Denoising | Uniform = DENOISING,
+) -> MaskPlan:
+    """The views of each row at its noise level, one or a pair, with their weights.
 
-    stratified: t_i = (permutation(i) + u_i) / n over the index in the step's global batch of ``size`` rows.
+    stratified: the level of row i is (permutation(i) + u_i) / n of its range, over the index in the step's global batch of ``size`` rows.
     """
     size = size or len(batch)
     order = stream(seed, Purpose.SFT, step).permutation(size)
-    masked = torch.zeros_like(batch.loss_mask)
-    weight = torch.zeros(batch.loss_mask.shape)
-    for row, index in enumerate(batch.rollout_id.tolist()):
+    picks = []
+    for row, (index, length) in enumerate(zip(batch.rollout_id.tolist(), batch.loss_mask.sum(1).tolist(), strict=True)):
         generator = stream(seed, Purpose.SFT, step, index + 1)
-        u = generator.random()
-        t = (1.0 - MIN_T) * ((order[index] + u) / size if stratified else u) + MIN_T
-        places = batch.loss_mask[row].nonzero().squeeze(1)
-        hit = places[torch.from_numpy(generator.random(len(places)) < t)]
-        masked[row, hit] = True
-        weight[row, hit] = float(1.0 / t)
-    rows = torch.arange(len(batch))
-    return MaskPlan(
-        row=rows,
-        step=torch.full_like(rows, -1),
-        draw=torch.zeros_like(rows),
-        masked=masked,
-        scored=masked,
-        weight=weight,
-    )
+        point = float(generator.random())
+        views = loss.views(generator, length, float(order[index] + point) / size if stratified else point)
+        # A row that hides nothing keeps its place: micro-batches have one composition.
+        views = views or [Subset(0, np.zeros(length, dtype=bool), 0.0)]
+        picks += [(row, view.draw, view.hidden, view.weight) for view in views]
+    return token_views(batch, picks)
 
 
-def sft_step(learner: Learner, batch: RolloutBatch, *, seed: int, step: int, stratified: bool) -> dict[str, float]:
-    """One optimizer step. The loss is linear in the scores, so its cotangent is known beforehand and each row is forwarded once."""
-    plan = sft_plan(batch, seed=seed, step=step, stratified=stratified)
+def sft_step(
+    learner: Learner,
+    batch: RolloutBatch,
+    *,
+    seed: int,
+    step: int,
+    stratified: bool,
+    loss: Denoising | Uniform | MaskAgnostic = DENOISING,
+) -> dict[str, float]:
+    """One optimizer step. The loss is linear in the scores, so its cotangent is known beforehand and each view is forwarded once."""
+    plan = sft_plan(batch, seed=seed, step=step, stratified=stratified, loss=loss)
+    if isinstance(loss, MaskAgnostic):
+        return mask_agnostic_step(learner, batch, plan, loss, seed=seed, step=step)
     tokens = learner.total(batch.loss_mask.sum())
     cotangent = -plan.weight.to(learner.policy.device) / tokens
     values = learner.backward(batch, plan, cotangent, laws.RAW)
-    loss = float((torch.where(plan.scored.to(values.device), values, 0.0) * cotangent).nansum())
-    if not torch.isfinite(torch.tensor(loss)):
-        raise TrainingError(f"the SFT loss is {loss} at step {step}")
-    return {"loss": loss, **learner.step()}
+    value = float((torch.where(plan.scored.to(values.device), values, 0.0) * cotangent).nansum())
+    if not torch.isfinite(torch.tensor(value)):
+        raise TrainingError(f"the SFT loss is {value} at step {step}")
+    return {"loss": value, **learner.step()}
 
 
 def sft_loop(
@@ -121,6 +133,7 @@ def sft_loop(
     batch: int,
     seed: int,
     stratified: bool,
+    loss: Denoising | Uniform | MaskAgnostic = DENOISING,
     first_step: int = 0,
     on_step: Callable[[int, dict[str, float]], bool | None] | None = None,
 ) -> None:
@@ -130,10 +143,16 @@ def sft_loop(
     """
     if not rows:
         raise TrainingError("SFT has no rows to train on")
+    if isinstance(loss, MaskAgnostic):
+        longest, most = max(len(prompt) for prompt, _ in rows) + canvas + loss.extra, learner.policy.max_length
+        if longest > most:
+            raise TrainingError(
+                f"with warm_start.loss.extra: {loss.extra} the longest row has {longest} positions, and the model {most}; lower extra"
+            )
     for step in range(first_step, first_step + steps):
         picked = [rows[_row_at(len(rows), seed, step * batch + i)] for i in range(batch)]
         data = completion_batch(learner.policy, [p for p, _ in picked], [c for _, c in picked], canvas)
-        metrics = sft_step(learner, data, seed=seed, step=step, stratified=stratified)
+        metrics = sft_step(learner, data, seed=seed, step=step, stratified=stratified, loss=loss)
         if on_step and on_step(step, metrics):
             return
 

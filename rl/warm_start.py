@@ -65,6 +65,7 @@ def run_sft(
         batch=warm.batch,
         seed=setup.recipe.train.seed,
         stratified=warm.stratified,
+        loss=warm.loss,
         first_step=first_step + done,
         on_step=report,
     )

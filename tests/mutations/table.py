@@ -28,6 +28,8 @@ ADVANTAGES = "tests/rl/test_advantages.py"
 OBJECTIVES = "tests/rl/test_objectives.py"
 GROUPS = "tests/rl/test_objectives_group.py"
 PREFERENCE = "tests/rl/test_preference.py"
+PAIRS = "tests/rl/test_pairs.py"
+SFT_LOSSES = "tests/rl/test_sft_losses.py"
 REDUCE = "tests/rl/test_reduce.py"
 METHOD = "tests/rl/test_method.py"
 STEP = "tests/rl/test_step.py"
@@ -952,4 +954,66 @@ MUTATIONS = (
         "record.x0_pred[row[:, None].expand_as(place)[asked], 0, place[asked]], record",
         HINTS,
     ),
+    # stored pairs
+    Mutation(
+        "rejected for chosen",
+        "rl/pairs.py",
+        "for answer in (pair.chosen, pair.rejected)",
+        "for answer in (pair.rejected, pair.chosen)",
+        PAIRS,
+    ),
+    Mutation(
+        "reward of the rejected",
+        "rl/pairs.py",
+        "torch.tensor([1.0, 0.0]).repeat",
+        "torch.tensor([0.0, 1.0]).repeat",
+        PAIRS,
+    ),
+    Mutation(
+        "end beyond the first",
+        "rl/sft.py",
+        "text_mask(layout.tokens, layout.canvas_mask, policy.eos_ids, eos)",
+        "layout.canvas_mask",
+        PAIRS,
+    ),
+    Mutation(
+        "given answers replayed",
+        "rl/masks.py",
+        "if FINISH_GIVEN in batch.finish_reason:",
+        "if not batch.finish_reason:",
+        PAIRS,
+    ),
+    # losses of SFT
+    Mutation(
+        "uniform weight", "rl/sft_losses.py", "2.0 / (self.low + self.high)", "1.0 / (self.low + self.high)", SFT_LOSSES
+    ),
+    Mutation(
+        "uniform range",
+        "rl/sft_losses.py",
+        "self.low + (self.high - self.low) * point",
+        "self.high * point",
+        SFT_LOSSES,
+    ),
+    Mutation(
+        "level thrown away", "rl/sft_losses.py", "[generator], length, [point])", "[generator], length)", SFT_LOSSES
+    ),
+    Mutation(
+        "variation doubled",
+        "rl/mask_agnostic.py",
+        "0.5 * (first.exp() - second",
+        "1.0 * (first.exp() - second",
+        SFT_LOSSES,
+    ),
+    Mutation(
+        "variation of logs", "rl/mask_agnostic.py", "(first.exp() - second.exp())", "(first - second)", SFT_LOSSES
+    ),
+    Mutation(
+        "one view in the cross-entropy",
+        "rl/mask_agnostic.py",
+        "both = (first + second)",
+        "both = (first + first)",
+        SFT_LOSSES,
+    ),
+    Mutation("tail beside the row", "rl/mask_agnostic.py", "(place >= end) &", "(place > end) &", SFT_LOSSES),
+    Mutation("fewest tails", "rl/mask_agnostic.py", "integers(0, extra + 1, 2)", "integers(0, extra, 2)", SFT_LOSSES),
 )

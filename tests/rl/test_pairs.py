@@ -20,7 +20,7 @@ from rl.pairs import PairSet, load_pairs, pair_batch
 from rl.run import read_jsonl
 from rollouts.models import load_policy
 from rollouts.tiny import build_tiny
-from tests.oracles.runs import recipe, train, written
+from tests.oracles.runs import recipe, written
 from tests.oracles.training import tiny_policy
 
 ROWS = [
@@ -108,7 +108,7 @@ def test_what_is_dropped_is_counted() -> None:
         *ROWS,
         {"prompt": "1", "chosen": "2", "rejected": "2"},
         {"prompt": "1", "chosen": None, "rejected": "2"},
-        {"prompt": "1", "chosen": "3", "rejected": ""},
+        {"prompt": "1", "chosen": "", "rejected": "3"},
         {"prompt": "", "chosen": "3", "rejected": "1"},
         {"prompt": "1", "chosen": "3", "rejected": "123456789"},
         {"prompt": "1" * 21, "chosen": "3", "rejected": "4"},
@@ -119,7 +119,7 @@ def test_what_is_dropped_is_counted() -> None:
     assert found.dropped == {
         "chosen and rejected are equal": 1,
         "null answer": 1,
-        "empty answer": 1,
+        "empty chosen answer": 1,
         "empty prompt": 1,
         "answer longer than the canvas of 8": 1,
         "prompt longer than 20 tokens": 1,
@@ -255,19 +255,32 @@ def test_a_run_through_the_command_line(checkpoint: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("own_folder")
-def test_interrupted_and_continued_it_is_the_undisturbed_run(checkpoint: Path, tmp_path: Path) -> None:
-    pairs = written(ROWS, tmp_path / "pairs.jsonl")
-    files = {}
-    for name, stops in (("whole", (5,)), ("parts", (2, 5))):
+@pytest.mark.parametrize("preset", ["vrpo", "online_vrpo"])
+def test_interrupted_and_continued_it_is_the_undisturbed_run(checkpoint: Path, tmp_path: Path, preset: str) -> None:
+    """Through the command line, on stored and on sampled pairs."""
+    key = "preferences" if preset == "vrpo" else "train"
+    rows = written(ROWS, tmp_path / "rows.jsonl")
+    (tmp_path / "mine.py").write_text(
+        "def even(completions, **_):\n    return [float('2' in t) for t in completions]\n"
+    )
+    source = {
+        **small_recipe(str(checkpoint), data={key: {"path": rows}}, train={"updates": 4, "deterministic": True}),
+        "method": {"preset": preset, "estimator": {"draws": 2}},
+        "rewards": [] if preset == "vrpo" else [{"fn": f"{tmp_path}/mine.py:even"}],
+    }
+    if preset == "online_vrpo":
+        source["rollout"]["group_size"] = 4
+    Path("toy.yaml").write_text(json.dumps(source))
+    for name, stops in (("whole", [4]), ("parts", [2, 4])):
         for stop in stops:
-            source = small_recipe(
-                str(checkpoint),
-                data={"preferences": {"path": pairs}},
-                train={"updates": 5, "prompts_per_update": 2, "out": name, "deterministic": True},
-                stop={"updates": stop},
-            )
-            train(source, rewards=None, rows=None, resume="auto")
-        files[name] = Path(name)
-    assert (files["whole"] / "metrics.jsonl").read_bytes() == (files["parts"] / "metrics.jsonl").read_bytes()
-    one, two = (load_policy(folder / "model") for folder in files.values())
+            settings = [f"stop.updates={stop}", "--out", name, "--resume", "auto"]
+            result = CliRunner().invoke(app, ["train", "toy.yaml", *settings])
+            assert result.exit_code == 0, result.output
+    whole, parts = Path("whole"), Path("parts")
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    one, two = (load_policy(folder / "model") for folder in (whole, parts))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    metrics = read_jsonl(whole / "metrics.jsonl")
+    assert len(metrics) == 4
+    if preset == "online_vrpo":
+        assert 0 < max(row["signal_share"] for row in metrics) <= 0.5  # of four rollouts two, where they differ

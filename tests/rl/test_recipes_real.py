@@ -200,6 +200,8 @@ TINY = [
         "grid_id": 0,
     }
 ]
+ASK, ASKED = {"role": "user", "content": "Two and two?"}, {"role": "assistant", "content": "5"}
+PAIR = {"chosen": [ASK, {"role": "assistant", "content": "4"}], "rejected": [ASK, ASKED]}
 # One row in the columns of the data set that a recipe of each task names, and the ending of its files.
 ROWS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "gsm8k": (GSM8K, ".jsonl"),
@@ -207,6 +209,7 @@ ROWS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "math": ([{"problem": "Halve $1$.", "solution": r"So $\boxed{\frac12}$."}], ".jsonl"),
     "sudoku": (SUDOKU, ".csv"),
     "4x4": (TINY, ".jsonl"),
+    "vrpo": ([PAIR], ".jsonl"),
 }
 MAKERS = {"llada": llada_checkpoint, "dream": dream_checkpoint, "diffucoder": dream_checkpoint}  # by family
 
@@ -235,7 +238,8 @@ def local_settings(name: str, checkpoints: Callable[[str], Path], folder: Path) 
     """Overrides that give a recipe one row of its task and a small checkpoint of its family."""
     rows, suffix = ROWS[task_of(name)]
     path = written(rows, folder / f"rows{suffix}")
-    settings = {**local("data.train", path), **local("data.eval", path)}
+    keys = ["data.preferences"] if task_of(name) == "vrpo" else ["data.train", "data.eval"]
+    settings = {setting: value for key in keys for setting, value in local(key, path).items()}
     own = {"warm_start.data.path": path} if name == "sudoku_4x4_tiny" else {"model.path": checkpoints(name)}
     return {**settings, **own}
 
@@ -246,8 +250,8 @@ def test_a_dry_run_of_every_recipe(name: str, checkpoints: Callable[[str], Path]
     settings = local_settings(name, checkpoints, tmp_path)
     result = CliRunner().invoke(app, ["train", name, "--dry-run", *(f"{k}={v}" for k, v in settings.items())])
     assert result.exit_code == 0, result.output
-    assert "data.train: 1 prompts" in result.output
-    assert "data.eval: 1 prompts" in result.output
+    for key in keys:
+        assert f"{key}: 1 {'pairs' if stored else 'prompts'}" in result.output
     assert "nothing was started" in result.output
 
 
@@ -263,7 +267,7 @@ def test_the_header_says_what_one_must_know(name: str) -> None:
         assert re.search(r"TRANSCRIBED, NOT RUN AT [78]B HERE", header)
         assert "Where ours departs, and why" in header
         assert re.search(r"arXiv\s+(#\s+)?[0-9]{4}\.[0-9]{5}", header)
-    assert "\noutcome:" in text or text.count("- {fn:") == 1 or name == "sudoku_4x4_tiny"
+    assert "\noutcome:" in text or text.count("- {fn:") <= 1 or name == "sudoku_4x4_tiny"
 
 
 def test_the_countdown_recipe_makes_its_training_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import torch
 from rl.learner import TrainingError
 from rl.likelihood import Elbo, score_views
 from rl.masks import PlanKey
-from rl.sft import MIN_T, completion_batch, sft_loop, sft_plan, sft_step
+from rl.noise import MIN_T
+from rl.sft import completion_batch, sft_loop, sft_plan, sft_step
 from rollouts.law import RAW
 from rollouts.models import Policy
 from rollouts.trajectory import RolloutBatch
@@ -94,8 +95,8 @@ def test_noise_depends_on_seed_step_and_place_in_the_batch_only(policy: Policy) 
     batch = rows_of(policy)
 
     def masks(data: RolloutBatch, **key: int) -> torch.Tensor:
-        arguments = {"seed": 0, "step": 0} | key
-        return sft_plan(data, **arguments, stratified=True, size=len(batch)).weight[:, : batch.length]
+        seed, step = key.get("seed", 0), key.get("step", 0)
+        return sft_plan(data, seed=seed, step=step, stratified=True, size=len(batch)).weight[:, : batch.length]
 
     first = masks(batch)
     assert torch.equal(first, masks(batch.padded(batch.length + 3)))
