@@ -347,7 +347,7 @@ def blockwise(batch: RolloutBatch, key: PlanKey, noise: Noise, sample_blocks: in
                 hidden[inside] = one.hidden
                 picks.append((index, here * noise.views + one.draw, hidden, one.weight * inverse_probability))
                 at.append(here)
-    plan = _token_views(batch, picks)
+    plan = token_views(batch, picks)
     later = block[plan.row] > torch.tensor(at, dtype=torch.int64).unsqueeze(1)
     return replace(plan, masked=plan.masked | (later & _canvas(batch)[plan.row]))
 
