@@ -63,7 +63,7 @@ def measure(
     """
     if out is not None:
         check_file(out, "accuracy.json")
-    recipe, source = _stated(target, overrides, model, adapter)
+    recipe, source = recipe_and_source(target, overrides, model, adapter)
     if recipe.eval is None:
         raise CommandError(
             f"{target} says nothing of evaluation; add to the command: data.eval.path=test.jsonl eval.batch=64"
@@ -87,7 +87,7 @@ def evaluate(
 
     What only training needs may be absent. Raises CommandError, RecipeErrors, DataError, ModelError, RewardError.
     """
-    stated, source = _stated(
+    stated, source = recipe_and_source(
         recipe, overrides, None if model is None else str(model), None if adapter is None else Path(adapter)
     )
     if stated.eval is None or stated.data.eval is None:
@@ -96,10 +96,18 @@ def evaluate(
     return {int(name): value for name, value in found.accuracy.items()}
 
 
-def _stated(
-    target: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str], model: str | None, adapter: Path | None
+def recipe_and_source(
+    target: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str],
+    model: str | None,
+    adapter: Path | None,
+    unused: Sequence[str] = UNUSED,
+    provided: Sequence[str] = ("data.train",),
 ) -> tuple[Recipe, Source | None]:
-    """The recipe that a target stands for, without what only training needs, and the weights that replace its model."""
+    """The recipe that a target stands for, without what the command does not need, and the weights that replace its model.
+
+    unused: overrides that take that out. provided: what the recipe need not name.
+    """
     run = locate_run(target) if isinstance(target, (str, Path)) else None
     own = None
     if run is not None:
@@ -107,16 +115,16 @@ def _stated(
         # What the run started from may be gone; its own weights are put in by the caller.
         path = "" if own is None or own.checkpoint or own.model.path == TINY else own.model.path
         whole = [f"model.path={json.dumps(path)}", "model.adapter=null"] if path else []
-        recipe = load_recipe(run[0] / RECIPE, [*UNUSED, *whole, *overrides], provided=("data.train",))
+        recipe = load_recipe(run[0] / RECIPE, [*unused, *whole, *overrides], provided=provided)
     else:
-        recipe = load_recipe(target, [*UNUSED, *overrides], provided=("data.train",))
+        recipe = load_recipe(target, [*unused, *overrides], provided=provided)
     return recipe, find_source(model or recipe.model.path, adapter) if model or adapter else own
 
 
 def evaluate_recipe(recipe: Recipe, source: Source | None = None, reporter: Reporter | None = None) -> Measured:
     """Accuracy on ``data.eval`` of the recipe's model, or of another that takes its place."""
     if source is not None:
-        recipe = recipe.model_copy(update={"model": _model(recipe, source)})
+        recipe = recipe.model_copy(update={"model": model_of(recipe, source)})
     began = time.perf_counter()
     trainable = source is not None and source.checkpoint is not None
     setup = set_up(recipe, trainable=trainable)
@@ -159,7 +167,7 @@ def _several(setup: Setup, live: Reporter) -> tuple[Mapping[str, Any], int]:
     return pass_at_k(outcomes), forwards
 
 
-def _model(recipe: Recipe, source: Source) -> Any:
+def model_of(recipe: Recipe, source: Source) -> Any:
     """The recipe's way of loading, with the source's weights."""
     changes: dict[str, Any] = {"path": source.model.path, "adapter": source.model.adapter, "lora": source.model.lora}
     if source.model.adapter is None and source.model.lora is None:  # 4-bit weights go with an adapter
