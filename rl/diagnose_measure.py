@@ -110,10 +110,11 @@ class Bench:
 
     def cost(self, candidate: Candidate) -> tuple[float, bool]:
         """(views of one plan per rollout, a scoring pass beforehand counted as a third of one; whether plans differ at all)."""
-        plans = [self._plans(candidate, number) for number in range(PROBES)]
-        views = sum(len(plan) for plan in plans[0]) / self.rows
-        different = any(not _same(a, b) for later in plans[1:] for a, b in zip(plans[0], later, strict=True))
-        return views * (1.0 if candidate.method.on_policy else 4.0 / 3.0), different
+        first = self._plans(candidate, 0)
+        views = sum(map(len, first)) / self.rows
+        later = (self._plans(candidate, number) for number in range(1, PROBES))
+        random = any(not _same(a, b) for plans in later for a, b in zip(first, plans, strict=True))
+        return views * (1.0 if candidate.method.on_policy else 4.0 / 3.0), random
 
     def measure(self, candidate: Candidate, count: int, target: Target, tick: Tick = lambda _: None) -> Measured:
         """``count`` plans of every prompt's rollouts."""

@@ -2,19 +2,17 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rl.diagnose_rows import Diagnosis, Row
 from rl.diagnose_words import law_name, rivals
-
-if TYPE_CHECKING:
-    from rl.diagnose import Diagnosis, Row
 
 WORTH, NOISE, DIRECTION = "#0b4f8a", "#c46a1b", "#d9dee3"
 LINES = ("#0b4f8a", "#c46a1b", "#2f7d4f", "#8a3b8f", "#7a8794", "#b8860b", "#b03030", "#3a9aa8")
 SHOWN = 8  # lines of the right panel
 
 
-def draw(found: "Diagnosis", path: Path) -> None:
+def draw(found: Diagnosis, path: Path) -> None:
     """Left: bars of worth, lost to noise, lost to direction, with intervals. Right: worth as more plans are averaged."""
     import matplotlib
 
@@ -36,7 +34,7 @@ def draw(found: "Diagnosis", path: Path) -> None:
     plt.close(figure)
 
 
-def _bars(axis: Any, found: "Diagnosis") -> None:
+def _bars(axis: Any, found: Diagnosis) -> None:
     rows = list(found.rows)[::-1]
     worth = [min(max(row.worth["value"], 0.0), 1.0) for row in rows]
     top = [max(_ceiling(row), value) for row, value in zip(rows, worth, strict=True)]
@@ -67,7 +65,7 @@ def _bars(axis: Any, found: "Diagnosis") -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _curves(axis: Any, found: "Diagnosis") -> None:
+def _curves(axis: Any, found: Diagnosis) -> None:
     for row, color in zip(_chosen(found), LINES, strict=False):
         cost, worth = zip(*row.curve, strict=True)
         width = 2.6 if row is found.leader else 1.5
@@ -88,7 +86,7 @@ def _curves(axis: Any, found: "Diagnosis") -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _chosen(found: "Diagnosis") -> "list[Row]":
+def _chosen(found: Diagnosis) -> list[Row]:
     """The leader, the recipe's own, and the best of each kind, with masks that are drawn and with fixed ones."""
     chosen: list[Row] = [row for row in found.rows if row is found.leader or row.own]
     kinds = {(row.name.partition(" ")[0], row.random) for row in chosen}
@@ -101,13 +99,13 @@ def _chosen(found: "Diagnosis") -> "list[Row]":
     return (chosen + more)[:SHOWN]
 
 
-def _ceiling(row: "Row") -> float:
+def _ceiling(row: Row) -> float:
     """What endless draws would reach: the cosine squared."""
     cosine = row.cosine["value"]
     return 0.0 if math.isnan(cosine) or cosine < 0 else min(cosine**2, 1.0)
 
 
-def _label(row: "Row") -> str:
+def _label(row: Row) -> str:
     names = [name for name in row.used_by if name != "this recipe"]
     mine = "  ◀ this recipe" if row.own else ""
     return f"{row.name}{mine}\n{', '.join(names)}" if names else f"{row.name}{mine}"

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rl.diagnose import Diagnosis, Row
 from rl.diagnose_picture import draw
+from rl.diagnose_rows import Diagnosis, Row
 from rl.diagnose_words import advice, law_name, share
 from rl.run import plain
 from rl.source import CommandError

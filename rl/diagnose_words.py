@@ -2,18 +2,15 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from rl.config_errors import listing
+from rl.diagnose_rows import Diagnosis, Row
 from rl.diagnose_stats import FEW, UNDECIDED
-
-if TYPE_CHECKING:
-    from rl.diagnose import Diagnosis, Row
 
 OFF = 0.95  # a cosine whose interval ends below this points elsewhere, whatever the budget
 
 
-def advice(found: "Diagnosis") -> list[str]:
+def advice(found: Diagnosis) -> list[str]:
     """Sentences, the recommendation first."""
     return [
         *_recommendation(found),
@@ -25,7 +22,7 @@ def advice(found: "Diagnosis") -> list[str]:
     ]
 
 
-def rivals(found: "Diagnosis") -> "list[Row]":
+def rivals(found: Diagnosis) -> list[Row]:
     """What the leader is not told apart from: estimators worth as much in at least ``UNDECIDED`` of the resamples."""
     leader = found.leader
     if leader is None:
@@ -33,7 +30,7 @@ def rivals(found: "Diagnosis") -> "list[Row]":
     return [row for row in found.rows if row.affordable and row is not leader and row.rival >= UNDECIDED]
 
 
-def frontier(found: "Diagnosis") -> "list[tuple[int, Row, float]]":
+def frontier(found: Diagnosis) -> list[tuple[int, Row, float]]:
     """(views per rollout, the estimator worth most at no more than that, its worth) for 1, 2, 4, .. up to the budget."""
     best = []
     views = 1
@@ -57,11 +54,11 @@ def span(low: float, high: float) -> str:
     return "" if math.isnan(low) else f" [{share(low)}, {share(high)}]"
 
 
-def law_name(found: "Diagnosis") -> str:
+def law_name(found: Diagnosis) -> str:
     return "joint law of tokens and order" if found.joint else "law of the tokens given their order"
 
 
-def _recommendation(found: "Diagnosis") -> Iterator[str]:
+def _recommendation(found: Diagnosis) -> Iterator[str]:
     more = f"--prompts {2 * max(found.prompts, FEW * found.prompts // max(found.groups, 1))}"
     if found.groups < FEW:
         have = "only 1 prompt has" if found.groups == 1 else f"only {found.groups} prompts have"
@@ -103,7 +100,7 @@ def _recommendation(found: "Diagnosis") -> Iterator[str]:
         )
 
 
-def _own(found: "Diagnosis") -> Iterator[str]:
+def _own(found: Diagnosis) -> Iterator[str]:
     for place, row in enumerate(found.rows, 1):
         if row.own and row is not found.leader:
             dear = "" if row.affordable else f", at {row.views:.3g} views, which is beyond the budget"
@@ -112,14 +109,14 @@ def _own(found: "Diagnosis") -> Iterator[str]:
             )
 
 
-def _less(found: "Diagnosis") -> Iterator[str]:
+def _less(found: Diagnosis) -> Iterator[str]:
     steps = frontier(found) if found.leader is not None else []
     if steps:
         told = [f"{n} {'view' if n == 1 else 'views'}: {row.name} ({share(worth)})" for n, row, worth in steps]
         yield f"With a smaller budget, the best measured at {'; '.join(told)}."
 
 
-def _variance(found: "Diagnosis") -> Iterator[str]:
+def _variance(found: Diagnosis) -> Iterator[str]:
     """Why not by variance: whose gradient has the least noise, and what it is worth."""
     leader = found.leader
     ranked = [row for row in found.rows if row.affordable and not math.isnan(row.snr)]
@@ -135,7 +132,7 @@ def _variance(found: "Diagnosis") -> Iterator[str]:
     )
 
 
-def _beyond(found: "Diagnosis") -> Iterator[str]:
+def _beyond(found: Diagnosis) -> Iterator[str]:
     dear = [row for row in found.rows if not row.affordable]
     if dear:
         told = listing([f"{row.name} ({row.views:.3g} views)" for row in dear], 20)
@@ -143,7 +140,7 @@ def _beyond(found: "Diagnosis") -> Iterator[str]:
         yield f"Beyond the budget and not ranked: {told}. To rank them: --budget {most}."
 
 
-def _caveats(found: "Diagnosis") -> Iterator[str]:
+def _caveats(found: Diagnosis) -> Iterator[str]:
     off = [row for row in found.rows if row.cosine["high"] < OFF]
     if off and found.groups >= FEW:
         yield (
@@ -176,7 +173,7 @@ def _caveats(found: "Diagnosis") -> Iterator[str]:
     )
 
 
-def _of_the_law(found: "Diagnosis") -> str:
+def _of_the_law(found: Diagnosis) -> str:
     """What the law that gradients are held against leaves out."""
     if found.joint:
         return (
@@ -192,9 +189,9 @@ def _of_the_law(found: "Diagnosis") -> str:
     )
 
 
-def _worth(row: "Row") -> str:
+def _worth(row: Row) -> str:
     return share(row.worth["value"]) + span(row.worth["low"], row.worth["high"])
 
 
-def _names(rows: "Sequence[Row]") -> str:
+def _names(rows: Sequence[Row]) -> str:
     return listing([row.name for row in rows], 20)

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 import unmask
 from rl.cli import app
 from rl.config import RecipeErrors, load_recipe
-from rl.diagnose import Diagnosis, Row, diagnose
+from rl.diagnose import diagnose
 from rl.diagnose_candidates import candidates, describe, measured_method
 from rl.diagnose_report import as_json, show
+from rl.diagnose_rows import Diagnosis, Row
 from rl.diagnose_words import advice, frontier, rivals
 from rl.estimators import Sandwich
 from rl.likelihood import Elbo, MeanField, Trajectory
@@ -300,10 +301,10 @@ def test_candidates_are_whole_rows_and_each_law_once() -> None:
     drawn = measured_method(source, {"kind": "elbo", "draws": 16, "unit": "draw"}).estimator
     assert drawn == Elbo(draws=1, length_normalized=False)
     kept = measured_method(source, {"kind": "elbo", "draws": 4, "levels": "stratified"}).estimator
-    assert (kept.draws, describe(kept)) == (4, "elbo (draws 4, stratified)")
-    assert (
-        measured_method(source, {"kind": "sandwich", "draws": 3}).estimator.draws == 3
-    )  # not linear: its draws matter
+    assert kept == Elbo(draws=4, levels="stratified", length_normalized=False)
+    assert describe(kept) == "elbo (draws 4, stratified)"
+    bent = measured_method(source, {"kind": "sandwich", "draws": 3}).estimator
+    assert bent == Sandwich(draws=3, length_normalized=False)  # not linear: its draws matter
 
 
 def test_names() -> None:

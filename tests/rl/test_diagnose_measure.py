@@ -256,5 +256,26 @@ def test_measured_twice_it_is_the_same_and_a_projection_is_near(bench: Bench, ta
     assert (different.values != one.values).any()
 
 
+def test_rows_without_a_gradient_are_left_out(bench: Bench) -> None:
+    whole = bench.groups[0].rollouts
+    batch = ScoredBatch(whole, torch.zeros(2), torch.zeros(2))
+    one = split_groups(batch.with_advantage(torch.tensor([0.0, 2.0])), mask_truncated=False)
+    assert [(group.advantage.tolist(), group.rollouts.rollout_id.tolist()) for group in one] == [([2.0], [1])]  # type: ignore[union-attr]
+    assert split_groups(batch.with_advantage(torch.zeros(2)), mask_truncated=False) == []
+    both = batch.with_advantage(torch.tensor([1.0, -1.0]))
+    kept = split_groups(both, mask_truncated=True)
+    assert sum(map(len, kept)) == int((~whole.truncated).sum())
+
+
+def test_what_a_plan_costs(bench: Bench) -> None:
+    """Views per rollout, a third more where the scores must be known beforehand; fixed masks are found out."""
+    mean_field = method_of(MeanField(unit="sequence", prompt_mask_prob=0.0))
+    assert bench.cost(Candidate("fixed", mean_field)) == (1.0, False)
+    drawn = method_of(MeanField(unit="sequence", prompt_mask_prob=0.5))
+    assert bench.cost(Candidate("drawn", drawn)) == (1.0, True)
+    views, random = bench.cost(Candidate("sandwich", method_of(Sandwich(draws=3))))
+    assert (views, random) == (pytest.approx(4.0), True)
+
+
 def test_memory_of_a_plan(bench: Bench) -> None:
     assert peak_bytes(lambda: torch.zeros(1000, 1000), bench.learner) == pytest.approx(4e6, rel=0.05)
