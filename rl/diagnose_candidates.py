@@ -54,11 +54,11 @@ def candidates(recipe: Recipe) -> tuple[list[Candidate], dict[str, str]]:
 
 def _listed(recipe: Recipe) -> list[tuple[str, dict[str, Any], int]]:
     """(who uses it, estimator, inner passes), the recipe's own first."""
-    half = max(1, recipe.rollout.steps // 2)
+    few = max(1, min(recipe.rollout.steps // 2, 8))
     further: list[dict[str, Any]] = [
         {"kind": "trajectory", "order": True},
-        {"kind": "trajectory", "segments": half},
-        {"kind": "trajectory", "sample_steps": half},
+        {"kind": "trajectory", "segments": few},
+        {"kind": "trajectory", "sample_steps": few},
         {"kind": "elbo", "draws": 1, "pair": "complement"},
         {"kind": "elbo", "draws": 1, "pair": "mirror"},
         {"kind": "elbo", "draws": 4, "levels": "stratified"},

@@ -21,7 +21,7 @@ from rl.source import CommandError
 JSON, PICTURE, PAGE = "diagnose.json", "diagnose.png", "diagnose.html"
 
 GRADIENTS = ("estimator", "used by", "views", "plans", "signal/noise", "cosine", "tokens", "worth", "95 %")
-VALUES = ("estimator", "deviation", "gap", "gap, tokens", "spread", "ESS", "error", "s/plan", "MB")
+VALUES = ("estimator", "deviation", "gap", "gap tok.", "spread", "ESS", "error", "s/plan", "MB")
 NOTES = {
     "views": "cost of one plan per rollout, in forwards and backwards of a row; a scoring pass beforehand is a third of one",
     "plans": "plans that the budget pays for, whose average is judged",
@@ -29,10 +29,10 @@ NOTES = {
     "cosine": "of the mean gradient with the trajectory gradient, without the bias of noise",
     "tokens": "the same with the gradient of the tokens given their order",
     "worth": "progress of a step along it, as a share of one along the trajectory gradient: cosine^2 * s / (s + n)",
-    "deviation": "of one plan's row log-likelihood around its own mean, nats",
-    "gap": "of that mean to the exact trajectory law, mean over rows, nats",
-    "gap, tokens": "to the law of the tokens given their order",
-    "gap, random": "to the random-order likelihood, where every mask could be scored",
+    "deviation": "of the plans' average of a row's log-likelihood around its own mean, nats",
+    "gap": "of that mean to the exact law of the trajectory, mean over rows, nats",
+    "gap tok.": "to the law of the tokens given their order",
+    "gap rand.": "to the random-order likelihood, where every mask could be scored",
     "spread": "over rows, of the log-ratio after one AdamW step along the trajectory gradient, one plan, nats",
     "ESS": "effective sample size of those ratios, as a share of the rows",
     "error": "root mean square distance of that log-ratio to the exact one of the tokens given their order, nats",
@@ -58,9 +58,10 @@ def show(found: Diagnosis, console: Console | None = None) -> None:
     console.print("\n".join(facts(found)), markup=False, soft_wrap=True)
     for title, header, cells in tables(found):
         table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="")
+        wide = console.width >= 100
         shown = [number for number, name in enumerate(header) if name != "used by"]  # below, for the sake of the width
         for number in shown:
-            table.add_column(header[number], justify="left" if number == 0 else "right")
+            table.add_column(header[number], justify="left" if number == 0 else "right", no_wrap=wide)
         for row, one in zip(cells, found.rows, strict=True):
             texts = [row[number].replace("[", r"\[") for number in shown]
             table.add_row(*texts, style="bold" if one is found.leader else None)
@@ -109,13 +110,13 @@ def as_json(found: Diagnosis) -> dict[str, Any]:
 def facts(found: Diagnosis) -> list[str]:
     """What was measured on, a line each."""
     spec = found.recipe.rollout
-    kept = "all of them" if found.sketch is None else f"projected to {found.sketch:,}"
+    kept = "all kept" if found.sketch is None else f"projected to {found.sketch:,}"
     lines = [
         f"{found.recipe.name or 'recipe'}: {found.model}",
         f"canvas {spec.canvas}, {spec.steps} steps, {spec.selection}, temperature {spec.temperature:g}",
         f"{found.rollouts} rollouts of {found.groups} prompts with a signal, of {found.prompts} sampled; "
         f"{found.reward_name} {found.outcome:.3f} over all",
-        f"{found.parameters:,} trainable numbers, {kept}",
+        f"{found.parameters:,} trainable numbers, {kept}; measured in {found.seconds:.0f} s",
         f"held against the {law_name(found)}; the learner repeats the sampler's record to {found.record_gap:.1e} nats",
     ]
     if found.random_order is not None:
@@ -131,7 +132,7 @@ def facts(found: Diagnosis) -> list[str]:
 def tables(found: Diagnosis) -> list[tuple[str, Sequence[str], list[list[str]]]]:
     """(title, header, cells) of both."""
     random_order = found.random_order is not None
-    header = [*VALUES[:4], *(["gap, random"] if random_order else []), *VALUES[4:]]
+    header = [*VALUES[:4], *(["gap rand."] if random_order else []), *VALUES[4:]]
     return [
         (f"Gradients, at {found.budget} views per rollout", GRADIENTS, [_gradient_cells(row) for row in found.rows]),
         (
@@ -162,7 +163,7 @@ def _value_cells(row: Row, random_order: bool) -> list[str]:
     extra = [f"{row.value_random_order.gap:+.2f}"] if random_order and row.value_random_order is not None else []
     return [
         row.name,
-        f"{row.value.deviation:.2f}",
+        f"{row.value.deviation / math.sqrt(row.averaged if row.random else 1):.2f}",
         f"{row.value.gap:+.2f}",
         f"{row.value_tokens.gap:+.2f}",
         *extra,

@@ -12,12 +12,14 @@ from rl.diagnose_measure import Measured, Target
 from rl.diagnose_stats import FEW, StepSummary, ValueSummary, interval, resampled, summarise_values, worth_of
 
 Interval = dict[str, float]
+EXACT = 1e-6  # of a cosine
 
 
 @dataclass(frozen=True)
 class Row:
     """One estimator. averaged: plans that the budget pays for; affordable: one plan costs no more than the budget; curve: (views, worth)
-    as plans are averaged; rival: share of resamples in which it is worth at least as much as the leader."""
+    as plans are averaged; rival: share of resamples in which it is worth at least as much as the best
+    that is not the target itself."""
 
     name: str
     used_by: tuple[str, ...]
@@ -47,7 +49,7 @@ class Row:
     @property
     def exact(self) -> bool:
         """It is the target's gradient itself: no noise, and the same direction."""
-        return not self.random and abs(self.cosine["value"] - 1.0) < 1e-6
+        return not self.random and abs(self.cosine["value"] - 1.0) <= EXACT
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def ranked_rows(
     spreads = [worth_of(one.products, gram, k, many) for one, k in zip(measured, averaged, strict=True)]
     affordable = [one.views <= budget + 1e-9 for one in measured]
     order = sorted(range(len(measured)), key=lambda i: (not affordable[i], -float(points[i].worth), measured[i].views))
-    leader = order[0]
+    # What others are compared with: the best that is not the target itself, which nothing beats.
+    best = next((i for i in order if measured[i].random or abs(points[i].cosine - 1.0) > EXACT), order[0])
     rows = []
     for i in order:
         one, point, spread = measured[i], points[i], spreads[i]
@@ -122,7 +125,7 @@ def ranked_rows(
                 cosine_tokens=float(tokens.cosine),
                 worth=_with_interval(point.worth, spread.worth),
                 curve=_curve(one, gram, budget, once),
-                rival=float((spread.worth >= spreads[leader].worth - 1e-9).mean()),
+                rival=float((np.minimum(spread.worth, 1) >= np.minimum(spreads[best].worth, 1) - 1e-9).mean()),
                 value=summarise_values(one.values, exact.values),
                 value_tokens=summarise_values(one.values, exact.token_values),
                 value_random_order=None if orders is None else summarise_values(one.values, orders[:, 0]),
@@ -139,7 +142,7 @@ def _curve(one: Measured, gram: np.ndarray, budget: int, once: np.ndarray) -> tu
     counts = [1]
     while one.random and 2 * counts[-1] * one.views <= 4 * budget:
         counts.append(2 * counts[-1])
-    return tuple((k * one.views, float(worth_of(one.products, gram, k, once).worth)) for k in counts)
+    return tuple((k * one.views, float(np.clip(worth_of(one.products, gram, k, once).worth, -1, 1))) for k in counts)
 
 
 def gram_of(gradients: np.ndarray) -> np.ndarray:
@@ -148,5 +151,6 @@ def gram_of(gradients: np.ndarray) -> np.ndarray:
 
 
 def _with_interval(value: np.ndarray, spread: np.ndarray) -> Interval:
-    low, high = interval(spread)
-    return {"value": float(value), "low": low, "high": high}
+    """Of a cosine or a worth. Neither can leave [-1, 1]; estimates without bias can, where prompts are few."""
+    low, high = interval(np.clip(spread, -1.0, 1.0))
+    return {"value": float(np.clip(value, -1.0, 1.0)), "low": low, "high": high}

@@ -22,12 +22,20 @@ def advice(found: Diagnosis) -> list[str]:
     ]
 
 
+def contender(found: Diagnosis) -> Row | None:
+    """The best that is not the target itself; None where nothing can be said."""
+    rows = [row for row in found.rows if row.affordable and not row.exact]
+    return rows[0] if found.leader is not None and rows and rows[0].worth["value"] > 0 else None
+
+
 def rivals(found: Diagnosis) -> list[Row]:
-    """What the leader is not told apart from: estimators worth as much in at least ``UNDECIDED`` of the resamples."""
-    leader = found.leader
-    if leader is None:
+    """What the contender is not told apart from: estimators worth as much in at least ``UNDECIDED`` of the resamples."""
+    best = contender(found)
+    if best is None:
         return []
-    return [row for row in found.rows if row.affordable and row is not leader and row.rival >= UNDECIDED]
+    return [
+        row for row in found.rows if row.affordable and row is not best and not row.exact and row.rival >= UNDECIDED
+    ]
 
 
 def frontier(found: Diagnosis) -> list[tuple[int, Row, float]]:
@@ -74,36 +82,33 @@ def _recommendation(found: Diagnosis) -> Iterator[str]:
             f"both: {more} --plans 64 --budget {2 * found.budget}."
         )
         return
+    best, close = contender(found), rivals(found)
     if leader.exact:
-        others = [row for row in found.rows if row.affordable and not row.exact and row.worth["value"] > 0][:3]
-        told = "; ".join(f"{row.name} ({_worth(row)})" for row in others) or "none"
+        told = "none" if best is None else f"{best.name}, worth {_worth(best)} of its progress per step"
         yield (
             f"{found.budget} views per rollout pay for the trajectory gradient itself: {leader.name}, which the others are "
-            f"measured by and cannot beat. Best of the others by signal-to-noise towards it, as shares of its progress per "
-            f"step: {told}."
+            f"measured by and cannot beat. Best of the others by signal-to-noise towards it: {told}."
         )
-        return
-    paid = (
-        f"{leader.averaged} plans of {leader.views:.3g} views" if leader.averaged > 1 else f"{leader.views:.3g} views"
-    )
-    yield (
-        f"At {found.budget} views per rollout, {leader.name} has the best signal-to-noise towards the trajectory gradient "
-        f"({paid}): a step along it is worth {_worth(leader)} of one along the exact gradient."
-    )
-    close = rivals(found)
-    if close:
-        quickest = min([leader, *close], key=lambda row: row.seconds * row.averaged)
+    else:
+        each = _views(leader.views)
+        paid = f"{leader.averaged} plans of {each}" if leader.averaged > 1 and leader.random else each
+        yield (
+            f"At {found.budget} views per rollout, {leader.name} has the best signal-to-noise towards the trajectory gradient "
+            f"({paid}): a step along it is worth {_worth(leader)} of one along the exact gradient."
+        )
+    if best is not None and close:
+        quickest = min([best, *close], key=lambda row: row.seconds * (row.averaged if row.random else 1))
         verb = "is" if len(close) == 1 else "are"
         yield (
-            f"Within noise: {_names(close)} {verb} not told apart from it by these {found.groups} prompts (paired bootstrap "
-            f"over prompts). Of these, {quickest.name} takes the least time. To tell them apart: {more}."
+            f"Within noise: {_names(close)} {verb} not told apart from {best.name} by these {found.groups} prompts (paired "
+            f"bootstrap over prompts). Of these, {quickest.name} takes the least time. To tell them apart: {more}."
         )
 
 
 def _own(found: Diagnosis) -> Iterator[str]:
     for place, row in enumerate(found.rows, 1):
         if row.own and row is not found.leader:
-            dear = "" if row.affordable else f", at {row.views:.3g} views, which is beyond the budget"
+            dear = "" if row.affordable else f", at {_views(row.views)}, which is beyond the budget"
             yield (
                 f"This recipe's own estimator, {row.name}, is worth {_worth(row)}: place {place} of {len(found.rows)}{dear}."
             )
@@ -112,7 +117,7 @@ def _own(found: Diagnosis) -> Iterator[str]:
 def _less(found: Diagnosis) -> Iterator[str]:
     steps = frontier(found) if found.leader is not None else []
     if steps:
-        told = [f"{n} {'view' if n == 1 else 'views'}: {row.name} ({share(worth)})" for n, row, worth in steps]
+        told = [f"{_views(n)}: {row.name} ({share(worth)})" for n, row, worth in steps]
         yield f"With a smaller budget, the best measured at {'; '.join(told)}."
 
 
@@ -135,7 +140,7 @@ def _variance(found: Diagnosis) -> Iterator[str]:
 def _beyond(found: Diagnosis) -> Iterator[str]:
     dear = [row for row in found.rows if not row.affordable]
     if dear:
-        told = listing([f"{row.name} ({row.views:.3g} views)" for row in dear], 20)
+        told = listing([f"{row.name} ({_views(row.views)})" for row in dear], 20)
         most = max(math.ceil(row.views) for row in dear)
         yield f"Beyond the budget and not ranked: {told}. To rank them: --budget {most}."
 
@@ -187,6 +192,10 @@ def _of_the_law(found: Diagnosis) -> str:
         f"Order-conditional: under selection {found.selection} the order is a certain function of the policy and has no "
         "density; gradients are held against the law of the tokens given their order, which is not all of the policy."
     )
+
+
+def _views(count: float) -> str:
+    return "1 view" if count == 1 else f"{count:.3g} views"
 
 
 def _worth(row: Row) -> str:

@@ -240,7 +240,7 @@ def test_ties_are_said_and_the_quickest_of_them_named(found: Diagnosis) -> None:
     words = advice(some)
     assert words[0].startswith("At 4 views per rollout, e0 has the best signal-to-noise")
     assert "80 % [75 %, 82 %]" in words[0]
-    assert words[1].startswith("Within noise: e1 is not told apart")
+    assert words[1].startswith("Within noise: e1 is not told apart from e0")
     assert "Of these, e1 takes the least time" in words[1]
     assert "--prompts 32" in words[1]
 

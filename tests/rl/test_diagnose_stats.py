@@ -69,21 +69,19 @@ def test_an_average_of_plans_has_its_share_of_the_noise() -> None:
 
 def test_squares_of_means_are_unbiased_over_all_samples_of_plans() -> None:
     """The mean over every sample of two plans (with replacement) is the exact square; so is that of the squared inner product."""
-    plans, target = plans_of(3, count=2)[:2], np.random.default_rng(4).normal(size=(2, D))
+    plans, target = plans_of(3, count=2)[:2], np.ones((2, D))
     goal, once = target.mean(0), np.ones(2)
     exact = worth_of(exact_products(plans, target), target @ target.T, 1, once)
-    signals, noises, crosses = [], [], []
+    found = []
     for picks in itertools.product(range(2), repeat=4):
         sample = np.stack([plans[0][list(picks[:2])], plans[1][list(picks[2:])]])
-        parts = [reduce_plans(one, goal) for one in sample]
-        found = products(*(np.array(x) for x in zip(*parts, strict=True)), 2, target)  # type: ignore[arg-type]
-        worth = worth_of(found, target @ target.T, 1, once)
-        signals.append(float(worth.signal))
-        noises.append(float(worth.noise))
-        crosses.append(float(batch_product(found.cross, once)) ** 2 - found.along.mean() / 2 / found.plans)
-    assert np.mean(signals) == pytest.approx(float(exact.signal))
-    assert np.mean(noises) == pytest.approx(float(exact.noise))
-    assert np.mean(crosses) == pytest.approx(float(batch_product(exact_products(plans, target).cross, once)) ** 2)
+        means, noise, along = zip(*(reduce_plans(one, goal) for one in sample), strict=True)
+        one = products(np.stack(means), np.array(noise), np.array(along), 2, target)
+        worth = worth_of(one, target @ target.T, 1, once)
+        found.append((worth.signal, worth.noise, worth.worth * (worth.signal + worth.noise)))
+    signal, noise, squared = np.mean(found, axis=0)
+    assert (signal, noise) == (pytest.approx(float(exact.signal)), pytest.approx(float(exact.noise)))
+    assert squared == pytest.approx(float(exact.worth * (exact.signal + exact.noise)))
 
 
 def test_worth_orders_as_the_signal_along_the_target_against_all_else() -> None:
