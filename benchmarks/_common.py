@@ -94,7 +94,9 @@ def build(shape: Shape, *, dtype: str, device: str, rank: int | None, gradient_c
         setattr(model.get_submodule(owner), leaf, nn.Parameter(fresh, requires_grad=False))
     model.to(device)  # pyright: ignore[reportArgumentType]  # the rotary tables; everything else is there already
     wrapped: nn.Module = model
-    if rank is not None:
+    if rank is not None and not shape.layers:  # the gradient goes through the head, and no further
+        cast(Any, model).model.norm.weight.requires_grad_(True)
+    elif rank is not None:
         wrapped = add_lora(model, LLADA, LoraSpec(r=rank, alpha=rank / 2)).to(device)
         for name, parameter in wrapped.named_parameters():
             if ".lora_B." in name:  # zero in a fresh adapter, and then A has no gradient to compare
@@ -209,7 +211,9 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     own.add_argument("--shape", choices=list(SHAPES), default="8b", help="width, heads, MLP and vocabulary")
-    own.add_argument("--layers", type=int, default=None, help="default: 1 on the CPU, all of the shape's on a GPU")
+    own.add_argument(
+        "--layers", type=int, default=None, help="0: the head alone; default: 1 on the CPU, all of the shape's on a GPU"
+    )
     own.add_argument("--dtype", choices=list(DTYPES), default=None, help="default: float32 on the CPU, else bfloat16")
     own.add_argument("--repeats", type=int, default=2, help="timed runs of each side, in turns")
     own.add_argument("--only", default="", help="run the cells whose name holds this text")
@@ -234,7 +238,8 @@ class Setting:
         cuda = arguments.device == "cuda"
         shape = SHAPES[arguments.shape]
         small = not cuda and arguments.shape != "tiny"
-        shape = replace(shape, layers=arguments.layers or (1 if small else shape.layers))
+        default = 1 if small else shape.layers
+        shape = replace(shape, layers=default if arguments.layers is None else arguments.layers)
         name = torch.cuda.get_device_name() if cuda else ""
         peak = arguments.peak_tflops or next((value for key, value in PEAKS.items() if key in name), None)
         dtype = arguments.dtype or ("bfloat16" if cuda else "float32")
@@ -288,6 +293,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def two_places(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def megabytes(count: float) -> str:

@@ -52,18 +52,22 @@ def scoring_update(
     unit: str,
     epsilon: float,
 ) -> Tensor:
-    """Old log-probabilities of all passes up front, then per pass the clipped loss and its gradient. Returns the losses, summed.
+    """Old log-probabilities of all passes up front, then per pass the clipped loss and its gradient. Returns the losses, summed. A single
+    pass has its own scores for old ones (TRL, num_iterations 1).
 
     passes: the views of each. The optimizer's steps between them are left to the caller, who wants the gradients added up.
     unit: "token" (each scored position has a ratio; mean over positions) or "sequence" (the weighted mean over all views is one
     log-probability per row and token; mean over rows).
     """
-    with torch.no_grad():
-        olds = [[view_logprobs(model, tokens, view, mask_id) for view in views] for views in passes]
+    olds: list[list[Tensor] | None] = [None]
+    if len(passes) > 1:
+        with torch.no_grad():
+            olds = [[view_logprobs(model, tokens, view, mask_id) for view in views] for views in passes]
     total = torch.zeros((), device=tokens.device)
     for views, old in zip(passes, olds, strict=True):
         new = [view_logprobs(model, tokens, view, mask_id) for view in views]
-        loss = (_token_loss if unit == "token" else _sequence_loss)(views, new, old, advantage, epsilon)
+        before = [now.detach() for now in new] if old is None else old
+        loss = (_token_loss if unit == "token" else _sequence_loss)(views, new, before, advantage, epsilon)
         loss.backward()
         total += loss.detach()
     return total

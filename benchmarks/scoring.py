@@ -1,15 +1,16 @@
 """Scoring and its gradient, ours against the straightforward published procedure, in one run and in turns.
 
-    .venv/bin/python benchmarks/scoring.py                                     # 2 CPU cores, about twelve minutes
+    .venv/bin/python benchmarks/scoring.py --layers 0                          # LLaDA's head alone: 2 CPU cores, a quarter of an hour
+    .venv/bin/python benchmarks/scoring.py --layers 1                          # and one of its 32 layers: half an hour
     .venv/bin/python benchmarks/scoring.py --device cuda --shape 8b            # one GPU, bfloat16
 
 One update on invented rollouts, without the optimizer: old log-probabilities, the clipped loss, and its gradient in a LoRA adapter (the
-head is frozen, as in d1). Ours: ``Learner.score``, ``differentiate``, ``Learner.backward``. Theirs: ``benchmarks/published.py``. On the
-first inner pass both run the trunk as often, so what differs is the head, the graph, and what is kept; on later passes ours runs it once
-more, for the cotangent. The same loss and gradient are asserted in every cell.
+head is frozen, as in d1; without layers the norm before the head is trained). Ours: ``rl.step.train_step``. Theirs:
+``benchmarks/published.py``. Ours scores nothing beforehand on the first pass, which is its own old policy; theirs nothing where there is
+one pass only, as TRL does. The same loss and gradient are asserted in every cell.
 
-On the CPU the network has LLaDA-8B's width, MLP and head but one layer of its 32, so that a cell takes a minute; "at full depth" in
-the table is computed from the measured time of that layer. Resumable: a cell that stands in the output file is not run again.
+On the CPU the network has LLaDA-8B's width and head, and with ``--layers 1`` one of its layers; "at full depth" in the table is computed
+from the measured time of that layer. Resumable: a cell that stands in the output file is not run again.
 """
 
 import argparse
@@ -24,13 +25,12 @@ from benchmarks import _common as common
 from benchmarks import published
 from rl.config import OptimConfig
 from rl.estimators import Estimator
-from rl.learner import Learner
+from rl.learner import Learner, Work
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import MaskPlan, PlanKey
 from rl.method import Clipped, Method
-from rl.reduce import row_scale
 from rl.scored import ScoredBatch
-from rl.step import differentiate
+from rl.step import train_step
 from rollouts.models import Policy
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import FINISH_LENGTH, RolloutBatch
@@ -59,15 +59,14 @@ class Cell:
 
 
 CPU_GRID = [
-    Cell("mean_field", 2, 64, 64, 1, 1),
-    Cell("mean_field", 8, 32, 64, 1, 2),
-    Cell("mean_field", 4, 192, 64, 1, 1),
-    Cell("mean_field", 2, 64, 64, 1, 1, passes=2),
-    Cell("elbo", 2, 64, 64, 2, 2),
-    Cell("elbo", 2, 64, 64, 4, 2),
-    Cell("trajectory", 4, 32, 64, 2, 2),
-    Cell("trajectory", 2, 32, 64, 4, 2),
-    Cell("trajectory", 1, 32, 64, 8, 2),
+    Cell("mean_field", 2, 200, 256, 1, 1),
+    Cell("mean_field", 2, 200, 256, 1, 1, passes=2),
+    Cell("mean_field", 4, 200, 256, 1, 2, passes=2),
+    Cell("mean_field", 4, 64, 64, 1, 2, passes=4),
+    Cell("elbo", 2, 200, 256, 2, 2, passes=2),
+    Cell("elbo", 1, 200, 256, 4, 4, passes=2),
+    Cell("trajectory", 1, 200, 256, 4, 2, passes=2),
+    Cell("trajectory", 1, 200, 256, 8, 2),
 ]
 GPU_GRID = [
     Cell("mean_field", 6, 200, 256, 1, 6),
@@ -96,7 +95,13 @@ def method_of(cell: Cell) -> Method:
         estimator = Trajectory(law="raw")
     reduction = "sequence_mean" if cell.estimator == "elbo" else "token_mean"
     clip = Clipped(epsilon_low=EPSILON, epsilon_high=EPSILON)
-    return Method(estimator=estimator, objective=clip, advantage="group_centered", reduction=reduction)
+    return Method(
+        estimator=estimator,
+        objective=clip,
+        advantage="group_centered",
+        reduction=reduction,
+        inner_passes=cell.passes,
+    )
 
 
 def invented_rollouts(shape: common.Shape, cell: Cell) -> ScoredBatch:
@@ -135,28 +140,28 @@ def invented_rollouts(shape: common.Shape, cell: Cell) -> ScoredBatch:
     return ScoredBatch(rollouts, reward, reward).with_advantage(reward)
 
 
+class WithoutOptimizer(Learner):
+    """A learner whose steps leave the gradients where they are and the weights as they were."""
+
+    def step(self) -> dict[str, float]:
+        return {}
+
+
+STEP = 1  # of the run: only the first asserts by a pass of its own that old equals new
+
+
 def plans_of(cell: Cell, batch: ScoredBatch) -> list[MaskPlan]:
-    """One per inner pass, each with masks of its own."""
+    """Those of ``train_step``: one per inner pass, each with masks of its own."""
     estimator = method_of(cell).estimator
-    return [estimator.plan(batch.rollouts, PlanKey(0, 0, number, cell.passes)) for number in range(cell.passes)]
+    return [estimator.plan(batch.rollouts, PlanKey(0, STEP, number, cell.passes)) for number in range(cell.passes)]
 
 
-def our_update(learner: Learner, cell: Cell, batch: ScoredBatch, plans: list[MaskPlan]) -> Callable[[], Tensor]:
-    """As ``rl.step.train_step`` does it, without the optimizer."""
+def our_update(learner: Learner, cell: Cell, batch: ScoredBatch) -> Callable[[], Tensor]:
     method = method_of(cell)
-    law = method.estimator.scoring_law(batch.rollouts.sampler_spec, learner.policy.forbidden_ids)
-    count = method.estimator.unit_count(batch.rollouts)
-    scale = row_scale(method.reduction, count, float(count.sum()), float(len(batch)))
 
     def run() -> Tensor:
-        olds = [learner.score(batch.rollouts, plan, law) for plan in plans]
-        losses = []
-        for number, (plan, old) in enumerate(zip(plans, olds, strict=True)):
-            values = old if number == 0 else learner.score(batch.rollouts, plan, law)
-            result = differentiate(method, batch, plan, values, old, None, scale)
-            learner.backward(batch.rollouts, plan, result.cotangent, law)
-            losses.append(result.loss)
-        return torch.stack(losses).sum()
+        mean = train_step(learner, batch, method, seed=0, step=STEP).result()["loss"]
+        return torch.tensor(mean * cell.passes, device=learner.policy.device)
 
     return run
 
@@ -193,7 +198,8 @@ def measure(setting: common.Setting, learner: Learner, cell: Cell) -> dict[str, 
     batch, policy = invented_rollouts(setting.shape, cell), learner.policy
     plans = plans_of(cell, batch)
     policy.train()
-    theirs, ours = their_update(policy, cell, batch, plans), our_update(learner, cell, batch, plans)
+    theirs, ours = their_update(policy, cell, batch, plans), our_update(learner, cell, batch)
+    learner.work = Work()
     sides = common.in_turns(
         {"published": with_gradient(learner, theirs), "ours": with_gradient(learner, ours)},
         setting.repeats,
@@ -204,9 +210,10 @@ def measure(setting: common.Setting, learner: Learner, cell: Cell) -> dict[str, 
     length, views = cell.prompt + cell.canvas, sum(len(plan) for plan in plans)
     scored = sum(int(plan.rows_scored.sum()) for plan in plans)
     forward, backward = trunk_seconds(policy, cell.micro_batch, length)
-    # How often each view goes through the trunk: old and new, and on later passes once more for our cotangent.
-    once = views * (2 * forward + backward)
-    again = (views - len(plans[0])) * forward
+    # How often each view goes through the trunk: old and new; ours has no old on the first pass.
+    rounds = setting.repeats + (setting.device == "cuda")
+    our_trunk = (learner.work.forward * forward + learner.work.backward * backward) / rounds
+    their_trunk = views * ((1 if cell.passes == 1 else 2) * forward + backward)
     flops = 3 * setting.shape.flops(views, length, scored)  # two forwards, and the states' gradient
     found = {
         name: {
@@ -219,16 +226,18 @@ def measure(setting: common.Setting, learner: Learner, cell: Cell) -> dict[str, 
         for name, side in sides.items()
     }
     ours, theirs = found["ours"], found["published"]
-    deeper = common.SHAPES[setting.shape_name].layers / setting.shape.layers - 1
     ratio = {
         "memory": ours["peak_bytes"] / theirs["peak_bytes"],
         "time": ours["seconds"] / theirs["seconds"],
         "cpu_time": ours["cpu_seconds"] / theirs["cpu_seconds"],
-        "time_all_layers": (sides["ours"].own_seconds(setting.device) + deeper * (once + again))
-        / (sides["published"].own_seconds(setting.device) + deeper * once),
         "distance": distance,
     }
-    return {"ours": ours, "published": theirs, "ratio": ratio, "views": views, "scored": scored, "trunk": once}
+    if setting.shape.layers:
+        deeper = common.SHAPES[setting.shape_name].layers / setting.shape.layers - 1
+        ratio["time_all_layers"] = (sides["ours"].own_seconds(setting.device) + deeper * our_trunk) / (
+            sides["published"].own_seconds(setting.device) + deeper * their_trunk
+        )
+    return {"ours": ours, "published": theirs, "ratio": ratio, "views": views, "scored": scored, "trunk": their_trunk}
 
 
 Outcome = tuple[Tensor, list[Tensor]]
@@ -299,7 +308,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         line += [str(cell["passes"])]
         line += [common.megabytes(side["peak_bytes"]) for side in (theirs, ours)] + [f"{ratio['memory']:.2f}"]
         line += [f"{side['seconds']:.2f}" for side in (theirs, ours)]
-        line += [f"{ratio['time']:.2f}", f"{ratio['cpu_time']:.2f}", f"{ratio['time_all_layers']:.2f}"]
+        line += [
+            f"{ratio['time']:.2f}",
+            f"{ratio['cpu_time']:.2f}",
+            common.two_places(ratio.get("time_all_layers")),
+        ]
         line += [f"{ours['tokens_per_second']:,.0f}"]
         line += ["" if side["mfu"] is None else f"{side['mfu']:.3f}" for side in (theirs, ours)]
         lines.append(line)
@@ -317,7 +330,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         setting.shape, dtype=setting.dtype, device=setting.device, rank=rank, gradient_checkpointing=deep
     )
     learners = {
-        size: Learner(policy, OptimConfig(), total_steps=1, micro_batch=size)
+        size: WithoutOptimizer(policy, OptimConfig(), total_steps=1, micro_batch=size)
         for size in {cell.micro_batch for cell in cells}
     }
     return common.run_grid(

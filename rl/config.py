@@ -238,6 +238,7 @@ def _resolve(data: dict[str, Any], base: Path, problems: list[Problem], origin: 
 
     named: list[tuple[Key, tuple[str, ...]]] = [
         (("data", "train", "path"), DATA_SUFFIXES),
+        (("data", "preferences", "path"), DATA_SUFFIXES),
         (("data", "eval", "path"), DATA_SUFFIXES),
         (("data", "validation", "path"), DATA_SUFFIXES),
         (("warm_start", "data", "path"), DATA_SUFFIXES),

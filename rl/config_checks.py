@@ -8,8 +8,10 @@ from pathlib import Path
 from rewards.load import RewardError, load_rewards
 from rl.config_errors import listing, nearest
 from rl.config_schema import Recipe, Split
+from rl.likelihood import MeanField
 from rl.track import missing
 from rollouts.spec import SamplerSpec
+from rollouts.strategies import Inpaint, Recorded
 
 _BLOCKS = ("rollout.canvas", "rollout.block", "rollout.steps")
 
@@ -40,13 +42,17 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
         return
     sampler = list(_sampler(recipe))
     yield from sampler
-    yield from _rewards(recipe, provided)
+    if recipe.data.preferences is None or recipe.eval is not None:
+        yield from _rewards(recipe, provided)
     yield from _evaluation(recipe, provided)
+    if recipe.data.preferences is not None:
+        yield from _preferences(recipe, provided)
     told = {check.keys[0] for check in sampler}
     for key, message in recipe.method.problems(recipe.rollout.sampler, recipe.rollout.group_size):
         involved = tuple(re.findall(r"rollout\.\w+", message))
         if not told.intersection(involved):
             yield _split(f"method.{key}", message, involved)
+    yield from _strategy(recipe)
     yield from _choosing(recipe)
     absent = missing(recipe.track.sinks)
     if absent:
@@ -59,8 +65,31 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
             "base is the model without its adapter, and there is neither model.lora nor model.adapter",
             "use reference: start, or train with model.lora",
         )
-    if recipe.data.train is None and "data.train" not in provided:
+    if recipe.data.train is None and recipe.data.preferences is None and "data.train" not in provided:
         yield Check(("data.train",), "is required: the prompts to train on", "add data: {train: {path: ...}}")
+
+
+def _preferences(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:
+    """Stored pairs take the place of prompts and their rollouts."""
+    key, method = "data.preferences", recipe.method
+    if recipe.data.train is not None or "data.train" in provided:
+        what = "are pairs to train on, and data.train are prompts to sample for: a run has one of them"
+        yield Check((key, "data.train"), what, "drop one; best and worst of sampled groups are preset online_vrpo")
+    if method.objective.kind != "dpo":
+        what = f"{method.objective.kind} learns from rollouts of the policy itself, which the answers in {key} are not"
+        yield Check(("method.objective", key), what, "use method: vrpo, or data.train")
+    if method.estimator.kind == "trajectory":
+        what = f"trajectory scores the steps of a sampler, and the answers in {key} were not sampled here"
+        yield Check(("method.estimator", key), what, "use estimator: {kind: elbo, length_normalized: false}")
+    elif method.estimator.law == "sampler":
+        what = f"the answers in {key} were not drawn by this sampler"
+        yield Check(("method.estimator.law", key), what, "use law: raw")
+    if recipe.rollout.group_size != 2:
+        what = f"is {recipe.rollout.group_size}, and a stored pair is a group of two"
+        yield Check(("rollout.group_size", key), what, "set rollout.group_size: 2")
+    if recipe.eval is None and (recipe.rewards or "rewards" in provided):
+        what = f"nothing is sampled under {key}, and so nothing is graded: there is no section eval"
+        yield Check(("rewards", key), what, "add eval, or drop rewards")
 
 
 def _choosing(recipe: Recipe) -> Iterator[Check]:
@@ -126,7 +155,7 @@ def _files(recipe: Recipe) -> Iterator[Check]:
                 ("train.out",), f"{place} is a file, and the run needs a folder there", "name another with --out"
             )
     splits: list[tuple[str, Split | None]] = [("data.train", recipe.data.train), ("data.eval", recipe.data.eval)]
-    splits.append(("data.validation", recipe.data.validation))
+    splits += [("data.preferences", recipe.data.preferences), ("data.validation", recipe.data.validation)]
     splits.append(("warm_start.data", recipe.warm_start.data if recipe.warm_start else None))
     named = [(f"{key}.path", split.path) for key, split in splits if split is not None]
     named += [("model.path", recipe.model.path), ("model.adapter", recipe.model.adapter or "")]
@@ -155,6 +184,54 @@ def _sampler(recipe: Recipe) -> Iterator[Check]:
             ("rollout.temperature",),
             "is 0: all rollouts of a group would be the same, so there is nothing to learn from",
             "use a temperature above 0; eval.sampler has its own, 0 by default",
+        )
+
+
+def _strategy(recipe: Recipe) -> Iterator[Check]:
+    """What a rollout strategy and a method ask of each other, and of the sampler."""
+    rollout, strategy, estimator = recipe.rollout, recipe.rollout.strategy, recipe.method.estimator
+    if isinstance(strategy, Inpaint):
+        if strategy.answer_after is None and not strategy.reveal_answer:
+            yield Check(
+                ("rollout.strategy.answer_after", "rollout.strategy"),
+                "hints must not give the answer away, and nothing says where a trace gives it",
+                "set answer_after: '####' (the text before the answer), or reveal_answer: true",
+            )
+        if strategy.answer_after is not None and strategy.reveal_answer:
+            yield Check(
+                ("rollout.strategy.reveal_answer", "rollout.strategy"),
+                "is true, and answer_after cuts the answer off",
+                "keep one of them",
+            )
+        if strategy.most(rollout.group_size) < 1:
+            yield Check(
+                ("rollout.strategy.replace", "rollout.group_size", "rollout.strategy"),
+                f"{strategy.replace:g} of a group of {rollout.group_size} is not one rollout, so none would be replaced",
+                f"use {1 / rollout.group_size:.2g} or more, or a larger rollout.group_size",
+            )
+        if strategy.tail + strategy.chunk[0] > rollout.canvas:
+            yield Check(
+                ("rollout.strategy.tail", "rollout.canvas", "rollout.strategy"),
+                f"no chunk of {strategy.chunk[0]} tokens fits before the last {strategy.tail} positions of {rollout.canvas}",
+                "use a smaller tail or smaller chunks",
+            )
+    elif isinstance(estimator, MeanField) and estimator.hints is not None:
+        yield Check(
+            ("method.estimator.hints", "rollout.strategy"),
+            f"trains on hints, and rollout.strategy {strategy.kind} gives none",
+            "set rollout.strategy: {kind: inpaint}, or hints: null",
+        )
+    if recipe.method.advantage == "stepwise" and not isinstance(strategy, Recorded):
+        yield Check(
+            ("method.advantage", "rollout.strategy"),
+            f"stepwise takes the rewards of recorded answers, and rollout.strategy {strategy.kind} records none",
+            "set rollout.strategy: {kind: recorded}, or another advantage",
+        )
+    if isinstance(strategy, Recorded) and rollout.selection != "confidence":
+        yield Check(
+            ("rollout.selection", "rollout.strategy"),
+            f"{rollout.selection} draws no answer at every masked position, which is what strategy recorded keeps",
+            "use selection: confidence",
         )
 
 

@@ -14,6 +14,7 @@ from rl.health_config import HealthConfig
 from rl.method import Method
 from rl.track_config import TrackConfig
 from rollouts.spec import SamplerSpec
+from rollouts.strategies import Dynamic, Groups, Strategy
 
 _WORDS = {"on": True, "yes": True, "off": False, "no": False}
 
@@ -78,7 +79,7 @@ class PromptConfig(Section):
     prefill: str | None = Field(default=None, description="beginning of the answer, which the completion continues")
     chat_template: Literal["auto", "none"] = Field(default="auto", description="none: plain text")
     max_length: Literal["error", "drop"] = Field(
-        default="error", description="what happens to a prompt that does not fit"
+        default="error", description="what happens to a prompt, or a stored pair, that does not fit"
     )
 
 
@@ -86,6 +87,9 @@ class DataConfig(Section):
     """Prompts to train on, held-out ones to report on, and others to choose by (best checkpoint, plateau)."""
 
     train: Split | None = None
+    preferences: Split | None = Field(
+        default=None, description="stored pairs in place of train: TRL's prompt, chosen, rejected; for objective dpo"
+    )
     eval: Split | None = Field(default=None, description="reported, and never used to choose anything")
     validation: Split | None = Field(default=None, description="what save.best_by and stop.plateau look at")
     prompt: PromptConfig = PromptConfig()
@@ -96,6 +100,15 @@ class RolloutConfig(SamplerSpec):
 
     group_size: int = Field(default=8, ge=1, description="completions per prompt (G)")
     max_rows: int = Field(default=64, ge=1, description="rows denoised together; memory only, never a result")
+    strategy: Strategy = Field(default=Groups(), description="which canvases are denoised, and what is recorded")
+    dynamic: Dynamic | None = Field(
+        default=None, description="dynamic sampling: groups without advantage are left out, others drawn in their place"
+    )
+
+    @property
+    def draws_per_rollout(self) -> int:
+        """Rollouts drawn for each one trained on, at most."""
+        return self.strategy.draws_per_rollout * (1 + (self.dynamic.rounds if self.dynamic else 0))
 
     @property
     def sampler(self) -> SamplerSpec:

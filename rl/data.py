@@ -163,7 +163,7 @@ class _Renderer:
         if raw is None:
             return _Dropped("null prompt")
         if isinstance(raw, list):
-            messages = _messages(raw, index, self.where)
+            messages = messages_of(raw, index, self.where)
             if not any(message["content"].strip() for message in messages):
                 return _Dropped("empty prompt")
             messages = self._with_system(messages, index)
@@ -231,7 +231,7 @@ def _template_fields(template: str, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _messages(raw: list[Any], index: int, where: str) -> list[Message]:
+def messages_of(raw: list[Any], index: int, where: str) -> list[Message]:
     """Messages with text content. `datasets` fills keys that some rows lack with None; those are removed."""
     messages: list[Message] = []
     for message in raw:
@@ -252,7 +252,7 @@ def _completion(value: Any, index: int, where: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list):
-        return "".join(message["content"] for message in _messages(value, index, where))
+        return "".join(message["content"] for message in messages_of(value, index, where))
     raise DataError.at(where, f"row {index}: the completion must be text or messages, but is {type(value).__name__}")
 
 

@@ -11,26 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from rewards.contract import TrainerState
-from rl.advantages import advantages
+from rl.collect import collect
 from rl.config import Recipe
-from rl.data import batches
 from rl.diagnose_candidates import Candidate, candidates, measured_method, target_of
 from rl.diagnose_measure import Bench, Measured, Target, split_groups
 from rl.diagnose_rows import Diagnosis, gram_of, ranked_rows
 from rl.diagnose_stats import StepSummary, chance_share, summarise_step
-from rl.grading import grade_rollouts
-from rl.learner import Learner
 from rl.loop import torch_settings
 from rl.measure import model_of, recipe_and_source
 from rl.method import Method
+from rl.metrics import Metrics
 from rl.progress import Reporter
-from rl.run import provenance
+from rl.run import RunFolder, provenance
 from rl.scored import ScoredBatch
+from rl.session import Session
 from rl.setup import Setup, set_up
 from rl.sketch import Sketch
 from rl.source import CommandError, Source, locate_run
-from rollouts.strategy import sample_groups
+
+MOST_PROMPTS = 16  # where none are asked for
 
 # What diagnosing does not need, and what would need it.
 UNUSED = (
@@ -67,6 +66,10 @@ def diagnose(
     given = {"data.train": train_dataset, "rewards": reward_funcs}
     provided = [name for name, value in given.items() if value is not None]
     recipe, source, note = _recipe(target, overrides, model, adapter, provided)
+    _check(recipe)
+    count = min(recipe.train.prompts_per_update, MOST_PROMPTS) if prompts is None else prompts
+    sized = recipe.train.model_copy(update={"prompts_per_update": count})
+    recipe = recipe.model_copy(update={"train": sized})
     setup = set_up(recipe, reward_funcs=reward_funcs, train_dataset=train_dataset)
     if source is not None:
         trained = [parameter for parameter in setup.policy.parameters() if parameter.requires_grad]
@@ -74,7 +77,7 @@ def diagnose(
         for parameter in trained:  # a checkpoint freezes what it is put into
             parameter.requires_grad_(True)
     with torch_settings(recipe), reporter or Reporter() as live:
-        return _diagnose(setup, source, note, prompts, plans, budget, live, began)
+        return _diagnose(setup, source, note, plans, budget, live, began)
 
 
 def named(target: str) -> str:
@@ -101,11 +104,23 @@ def _recipe(
     return recipe, source, note
 
 
+def _check(recipe: Recipe) -> None:
+    """Raises CommandError where there are no trajectories with one advantage each."""
+    if recipe.data.preferences is not None:
+        raise CommandError(
+            "data.preferences: stored pairs have no trajectory to measure against; name data.train and rewards"
+        )
+    if recipe.method.advantage in ("stepwise", "best_worst"):
+        raise CommandError(
+            f"method.advantage: {recipe.method.advantage} is no advantage of a rollout, which estimators are compared by; measure with "
+            "method.advantage=group_centered and an estimator and objective that go with it"
+        )
+
+
 def _diagnose(
     setup: Setup,
     source: Source | None,
     note: str,
-    prompts: int | None,
     plans: int,
     budget: int | None,
     live: Reporter,
@@ -114,14 +129,17 @@ def _diagnose(
     recipe = setup.recipe
     if plans < 2:
         raise CommandError(f"--plans {plans}: a variance needs at least 2 plans")
-    count = min(recipe.train.prompts_per_update, 16) if prompts is None else prompts
+    count = recipe.train.prompts_per_update
     budget = min(max(4, recipe.rollout.steps), 16) if budget is None else budget
-    batch = collect(setup, count, live)
+    session = Session.open(setup, live, RunFolder(recipe.out))  # nothing is written to it
+    learner, seed = session.learner, recipe.train.seed
+    batch, _ = collect(session, 0, Metrics())
+    if not len(batch):
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in batch.dropped.items())
+        raise CommandError(f"none of the {count * recipe.rollout.group_size} rollouts could be graded: {reasons}")
     groups = split_groups(batch, mask_truncated=recipe.method.mask_truncated)
     if not groups:
         raise CommandError(_no_signal(batch, count, recipe))
-    seed = recipe.train.seed
-    learner = Learner(setup.policy, recipe.optim, total_steps=1, micro_batch=recipe.train.micro_batch)
     sketch = Sketch(learner.parameters, seed)
     bench = Bench(learner, groups, group_size=recipe.rollout.group_size, seed=seed, sketch=sketch)
     entries, refused = candidates(recipe)
@@ -162,43 +180,6 @@ def _diagnose(
         notes=(note,) if note else (),
         seconds=time.perf_counter() - began,
         provenance=provenance(),
-    )
-
-
-def collect(setup: Setup, count: int, live: Reporter) -> ScoredBatch:
-    """The rollouts of the first ``count`` prompts of the recipe's first update, graded, with advantages."""
-    recipe = setup.recipe
-    assert setup.train is not None
-    prompts = batches(setup.train.prompts, count, recipe.train.seed, 0)
-    longest = max(len(prompt.token_ids) for prompt in setup.train.prompts)
-    live.phase("rollouts", count * recipe.rollout.group_size, transient=True)
-    rollouts = sample_groups(
-        setup.policy,
-        [prompt.token_ids for prompt in prompts],
-        recipe.rollout.sampler,
-        group_size=recipe.rollout.group_size,
-        prompt_ids=[prompt.prompt_id for prompt in prompts],
-        seed=recipe.train.seed,
-        step=0,
-        max_rows=recipe.rollout.max_rows,
-        deterministic=recipe.train.deterministic,
-        pad_to=longest if recipe.train.deterministic else None,
-        on_rows=lambda rows: live.advance("rollouts", rows),
-    )
-    batch, _ = grade_rollouts(
-        rollouts,
-        {prompt.prompt_id: prompt for prompt in prompts},
-        setup.rewards,
-        setup.outcome,
-        eos_ids=setup.policy.eos_ids,
-        prefill=setup.prefill,
-        state=TrainerState(global_step=0, max_steps=recipe.train.updates),
-    )
-    if not len(batch):
-        reasons = ", ".join(f"{reason} ({n})" for reason, n in batch.dropped.items())
-        raise CommandError(f"none of the {count * recipe.rollout.group_size} rollouts could be graded: {reasons}")
-    return batch.with_advantage(
-        advantages(recipe.method.advantage, batch.reward, batch.outcome, batch.rollouts.group_id)
     )
 
 

@@ -25,7 +25,7 @@ from rl.masks import MaskPlan, PlanKey
 from rl.method import Method
 from rl.scored import ScoredBatch
 from rl.sketch import Sketch
-from rl.step import differentiate
+from rl.step import differentiate, slope_of
 from rollouts.law import RAW
 
 PROBES = 8  # plans compared to find out whether an estimator draws anything at all
@@ -114,7 +114,8 @@ class Bench:
         views = sum(map(len, first)) / self.rows
         later = (self._plans(candidate, number) for number in range(1, PROBES))
         random = any(not _same(a, b) for plans in later for a, b in zip(first, plans, strict=True))
-        return views * (1.0 if candidate.method.on_policy else 4.0 / 3.0), random
+        alone = candidate.method.on_policy or self._one_forward(candidate.method, first)
+        return views * (1.0 if alone else 4.0 / 3.0), random
 
     def measure(self, candidate: Candidate, count: int, target: Target, tick: Tick = lambda _: None) -> Measured:
         """``count`` plans of every prompt's rollouts."""
@@ -154,22 +155,25 @@ class Bench:
         """Row values without gradient, f64 ``[B]``."""
         parts = []
         for group in self.groups:
-            plan = method.estimator.plan(group.rollouts, key)
+            plan = plan_of(method, group, key)
             parts.append(_row_values(method, group, plan, self.learner.score(group.rollouts, plan, self._law(method))))
         return np.concatenate(parts)
 
     def backward(self, group: ScoredBatch, method: Method, key: PlanKey) -> np.ndarray:
         """Leaves the gradient of -(1/G) sum_b A_b l_b in the parameters; returns the row values l, f64 ``[rows]``."""
         self.clear()
-        estimator, rollouts, law = method.estimator, group.rollouts, self._law(method)
-        plan = estimator.plan(rollouts, key)
+        rollouts, law = group.rollouts, self._law(method)
+        plan = plan_of(method, group, key)
+        scale = torch.full((len(group),), 1.0 / self.group_size)
         if method.on_policy:  # the derivative does not depend on the values: any will do
-            values = torch.zeros(len(plan), rollouts.length, device=self.learner.policy.device)
+            some = torch.zeros(len(plan), rollouts.length, device=self.learner.policy.device)
+            slope = differentiate(method, group, plan, some, None, None, scale).cotangent
+        elif self._one_forward(method, [plan]):
+            slope = slope_of(method, group, plan, None, None, scale)
         else:
             values = self.learner.score(rollouts, plan, law)
-        scale = torch.full((len(group),), 1.0 / self.group_size)
-        result = differentiate(method, group, plan, values, values, None, scale)
-        fresh = self.learner.backward(rollouts, plan, result.cotangent, law)
+            slope = differentiate(method, group, plan, values, None, None, scale).cotangent
+        fresh = self.learner.backward(rollouts, plan, slope, law)
         return _row_values(method, group, plan, torch.where(torch.isnan(fresh), 0.0, fresh))
 
     @contextmanager
@@ -205,13 +209,17 @@ class Bench:
                 found.append(random_order(np.concatenate([np.zeros((1, own.shape[1])), own])))
         return np.array(found)
 
+    def _one_forward(self, method: Method, plans: Sequence[MaskPlan]) -> bool:
+        views = max((int(plan.row.bincount().max()) for plan in plans if len(plan)), default=0)
+        return method.one_forward(views, self.learner.micro_batch)
+
     def _law(self, method: Method) -> Any:
         spec = self.groups[0].rollouts.sampler_spec
         return method.estimator.scoring_law(spec, tuple(self.learner.policy.forbidden_ids))
 
     def _plans(self, candidate: Candidate, number: int) -> list[MaskPlan]:
         key = self.key(number, candidate.passes)
-        return [candidate.estimator.plan(group.rollouts, key) for group in self.groups]
+        return [plan_of(candidate.method, group, key) for group in self.groups]
 
 
 def split_groups(batch: ScoredBatch, *, mask_truncated: bool) -> list[ScoredBatch]:
@@ -223,6 +231,11 @@ def split_groups(batch: ScoredBatch, *, mask_truncated: bool) -> list[ScoredBatc
         counts &= ~batch.rollouts.truncated
     group = batch.rollouts.group_id
     return [batch.rows(((group == one) & counts).nonzero().squeeze(1)) for one in group[counts].unique().tolist()]
+
+
+def plan_of(method: Method, group: ScoredBatch, key: PlanKey) -> MaskPlan:
+    assert group.advantage is not None
+    return method.estimator.plan_of(group.rollouts, group.advantage, key)
 
 
 def peak_bytes(run: Callable[[], Any], learner: Learner) -> int:

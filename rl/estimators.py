@@ -10,6 +10,7 @@ from rl import masks
 from rl.likelihood import BaseEstimator, Elbo, Estimate, MeanField, Trajectory
 from rl.masks import MaskPlan, PlanKey
 from rl.noise import Noise
+from rl.x0_action import X0Action
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 
@@ -40,6 +41,10 @@ class Coupled(BaseEstimator):
 
     def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
         return masks.coupled(batch, key, self.low, self.high)
+
+    @property
+    def scored_once(self) -> bool:
+        return False
 
     def views_per_rollout(self, spec: SamplerSpec) -> int:
         return 3
@@ -155,6 +160,6 @@ def _log_mean_power(values: Tensor, plan: MaskPlan, rows: int, beta: float) -> t
 
 
 Estimator = Annotated[
-    MeanField | Trajectory | Elbo | Coupled | RandomTokens | Sandwich,
+    MeanField | Trajectory | Elbo | Coupled | RandomTokens | Sandwich | X0Action,
     Field(discriminator="kind"),
 ]

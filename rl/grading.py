@@ -1,6 +1,7 @@
 """From finished rollouts to a ``ScoredBatch``: texts to the reward functions, their scores back as tensors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from rewards.contract import Grades, Reward, TrainerState, grade
 from rl.metrics import Metrics, nan_mean
 from rl.scored import ScoredBatch
+from rollouts.hints import failed_groups
 from rollouts.trajectory import RolloutBatch
 
 if TYPE_CHECKING:
@@ -68,16 +70,63 @@ def grade_rollouts(
     return batch, grades
 
 
-def reward_metrics(metrics: Metrics, batch: ScoredBatch, grades: Grades, eos_ids: Sequence[int]) -> None:
-    """Outcome, rewards and what tells a healthy batch from a dead one."""
-    metrics.add({"outcome": nan_mean(batch.outcome), "reward": nan_mean(batch.reward)})
-    for name, values in batch.components.items():
+def grade_answers(
+    batch: ScoredBatch,
+    answers: Sequence[tuple[int, int, str, list[int]]],
+    prompts: Mapping[int, "Prompt"],
+    rewards: Sequence[Reward],
+    *,
+    prefill: str,
+    state: TrainerState,
+) -> ScoredBatch:
+    """The batch with ``step_reward``: the weighted sum of rewards of each recorded answer (row, step, text, ids). Equal answers to one
+    prompt are graded once. Rows with an answer that could not be graded are dropped and counted."""
+    ids = batch.rollouts.prompt_id.tolist()
+    keys = [(ids[row], tuple(tokens)) for row, _, _, tokens in answers]
+    place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    first = dict(zip(reversed(keys), reversed(answers), strict=True))
+    rows = [prompts[key[0]] for key in place]
+    grades = grade(
+        [reward for reward in rewards if reward.weight],
+        prompts=[prompt.raw for prompt in rows],
+        completions=[completion_of(prompt, first[key][2], prefill) for prompt, key in zip(rows, place, strict=True)],
+        completion_ids=[first[key][3] for key in place],
+        columns=columns_of(rows),
+        trainer_state=state,
+    )
+    totals = _tensor(grades.total)
+    reward = torch.full(batch.rollouts.select_logprob.shape, float("nan"))
+    failed = torch.zeros(len(batch), dtype=torch.bool)
+    for (row, step, *_), key in zip(answers, keys, strict=True):
+        reward[row, step] = totals[place[key]]
+        failed[row] |= bool(totals[place[key]].isnan())
+    return replace(batch, step_reward=reward).without(failed, "a recorded answer could not be graded")
+
+
+def answer_metrics(metrics: Metrics, batch: ScoredBatch) -> None:
+    """Of recorded answers. backslide: rollouts of which some answer on the way earned more than the last one (MDPO)."""
+    if batch.step_reward is None or not len(batch):
+        return
+    seen = ~batch.step_reward.isnan()
+    best = torch.where(seen, batch.step_reward, float("-inf")).amax(1)
+    metrics.mean("backslide", best > batch.reward)
+    metrics.mean("step_reward", batch.step_reward, seen)
+
+
+def sample_metrics(metrics: Metrics, own: ScoredBatch) -> None:
+    """Outcome and rewards of what the policy drew by itself: hints, replaced and left-out rollouts do not change them."""
+    metrics.add({"outcome": nan_mean(own.outcome), "reward": nan_mean(own.reward)})
+    for name, values in own.components.items():
         metrics.add({f"reward/{name}": nan_mean(values)})
         seen = values[~torch.isnan(values)]
         if len(seen):
             metrics.set(f"reward/{name}/std", float(seen.std(correction=0)))
-    for name, value in grades.metrics.items():
-        metrics.set(f"user/{name}", value)
+    group = own.rollouts.group_id
+    metrics.add({"failed_groups": (len(failed_groups(group, own.outcome)), len(group.unique()))})
+
+
+def batch_metrics(metrics: Metrics, batch: ScoredBatch, eos_ids: Sequence[int]) -> None:
+    """What tells a healthy batch from a dead one."""
     group = batch.rollouts.group_id
     flat = [bool((batch.reward[group == g] == batch.reward[group == g][0]).all()) for g in group.unique()]
     metrics.add({"zero_signal_groups": (sum(flat), len(flat))})
@@ -94,3 +143,5 @@ def reward_metrics(metrics: Metrics, batch: ScoredBatch, grades: Grades, eos_ids
     metrics.mean("entropy", batch.rollouts.entropy, batch.rollouts.drawn_mask)
     for reason, count in batch.dropped.items():
         metrics.set(f"dropped/{reason}", count)
+    if batch.rollouts.hint_mask.any():
+        metrics.mean("hinted", batch.rollouts.hint_mask.any(1))

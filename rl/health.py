@@ -134,7 +134,7 @@ class Health:
         # An overflow is the largest of numbers, not a missing one.
         now = {name: sys.float_info.max if value == math.inf else value for name, value in now.items()}
         now = {name: value for name, value in now.items() if math.isfinite(value)}
-        now["empty"] = float("reward" not in row)
+        now["empty"] = float("reward" not in row and "pairs" not in row)  # stored pairs have no rewards to log
         if "zero_signal_groups" in now:
             # Verified rollouts teach in groups of one reward, too; a KL term gives every rollout a gradient, but not of the reward.
             silent = 1.0 if {"kl", "penalty"} & set(now) else 1.0 - now.get("signal_share", 0.0)

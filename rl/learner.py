@@ -4,7 +4,7 @@ Between the two lies ordinary maths on a small tensor ``[N, S]`` (``rl.step``), 
 micro-batches cannot change the gradient: each is forwarded again and receives its slice of the cotangent.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -12,10 +12,14 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from rl.likelihood import score_views
+from rl.likelihood import Anchor, score_views, view_states
 from rl.masks import MaskPlan
 from rollouts.law import Law
 from rollouts.trajectory import RolloutBatch
+
+# (which views, their values [n, S]) -> the cotangent of these values.
+Slope = Callable[[slice, Tensor], Tensor]
+Anchors = Sequence[Anchor]
 
 
 class TrainingError(RuntimeError):
@@ -57,6 +61,20 @@ def lr_factor(schedule: str, warmup: int, total: int, floor: float) -> Callable[
     return factor
 
 
+def micro_batches(row: Tensor, most: int) -> list[slice]:
+    """Slices of at most ``most`` adjacent views. The views of a row stay together unless they are more than that. row int ``[N]``."""
+    parts, low, high = [], 0, 0
+    for size in row.unique_consecutive(return_counts=True)[1].tolist():
+        if low < high and high + size - low > most:
+            parts.append(slice(low, high))
+            low = high
+        high += size
+        while high - low > most:
+            parts.append(slice(low, low + most))
+            low += most
+    return [*parts, slice(low, high)] if low < high else parts
+
+
 @dataclass
 class Work:
     """Rows forwarded and rows backwarded so far (a row = one view or one sequence)."""
@@ -94,28 +112,57 @@ class Learner:
     # -- the two verbs --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def score(self, batch: RolloutBatch, plan: MaskPlan, law: Law) -> Tensor:
-        """Log-probabilities ``[N, S]`` of a plan's views under the current weights, without gradient."""
-        values = torch.zeros(len(plan), batch.length, device=self.policy.device)
-        for part, tokens, attention in self._micro_batches(batch, plan):
-            values[part, : tokens.shape[1]] = self._forward(plan, part, tokens, attention, law)
+    def score(self, batch: RolloutBatch, plan: MaskPlan, law: Law, anchors: Anchors | None = None) -> Tensor:
+        """Log-probabilities ``[N, S]`` of a plan's views under the current weights, without gradient; ``[N, S, 2]`` with anchors."""
+        values = self._empty(batch, plan, 0.0, anchors)
+        for number, (part, tokens, attention) in enumerate(self._micro_batches(batch, plan)):
+            anchor = None if anchors is None else anchors[number]
+            values[part, : tokens.shape[1]] = self._forward(plan, part, tokens, attention, law, anchor)
         return values
 
-    def backward(self, batch: RolloutBatch, plan: MaskPlan, cotangent: Tensor, law: Law) -> Tensor:
-        """Accumulate d(sum(values * cotangent)) in the gradients; returns the values ``[N, S]`` of this pass.
+    @torch.no_grad()
+    def anchors(self, batch: RolloutBatch, plan: MaskPlan) -> Anchors:
+        """The reference at a plan's scored positions, one anchor per micro-batch: what exact divergences are computed from."""
+        found = []
+        with self.reference():
+            for part, tokens, attention in self._micro_batches(batch, plan):
+                self.work.forward += len(tokens)
+                states = view_states(self.policy, plan.views(part).cut(tokens.shape[1]), tokens, attention)
+                found.append(Anchor(states, self._reference_logits))
+        return found
 
-        Micro-batches whose cotangent is zero are left out: they add exactly nothing. Their values are returned as NaN.
+    @torch.no_grad()
+    def _reference_logits(self, states: Tensor) -> Tensor:
+        with self.reference():
+            return self.policy.logits(states)
+
+    def _empty(self, batch: RolloutBatch, plan: MaskPlan, fill: float, anchors: Anchors | None) -> Tensor:
+        size = (len(plan), batch.length) if anchors is None else (len(plan), batch.length, 2)
+        return torch.full(size, fill, device=self.policy.device)
+
+    def backward(
+        self, batch: RolloutBatch, plan: MaskPlan, cotangent: Tensor | Slope, law: Law, anchors: Anchors | None = None
+    ) -> Tensor:
+        """Accumulate d(sum(values * cotangent)) in the gradients; returns the values of this pass, shaped as `score` gives them.
+
+        A cotangent that depends on the values of its own micro-batch alone may be given as a function of them; then nothing need be
+        scored beforehand. Of a tensor, micro-batches that are zero are left out: they add exactly nothing. Their values are returned
+        as NaN.
         """
-        values = torch.full((len(plan), batch.length), float("nan"), device=self.policy.device)
+        known = isinstance(cotangent, Tensor)
+        values = self._empty(batch, plan, float("nan") if known else 0.0, anchors)
         self.policy.train()  # gradient checkpointing acts in train mode only; dropout was removed at load
-        for part, tokens, attention in self._micro_batches(batch, plan):
-            slope = cotangent[part, : tokens.shape[1]]
-            if not slope.any():
+        for number, (part, tokens, attention) in enumerate(self._micro_batches(batch, plan)):
+            width = tokens.shape[1]
+            if known and not cotangent[part].any():
                 continue
-            scores = self._forward(plan, part, tokens, attention, law)
-            self.accelerator.backward((scores * slope).sum())
-            values[part, : tokens.shape[1]] = scores.detach()
-            self.work.backward += len(tokens)
+            anchor = None if anchors is None else anchors[number]
+            scores = self._forward(plan, part, tokens, attention, law, anchor)
+            values[part, :width] = scores.detach()
+            slope = cotangent[part] if isinstance(cotangent, Tensor) else cotangent(part, values[part])
+            if slope.any():
+                self.accelerator.backward((scores * slope[:, :width]).sum())
+                self.work.backward += len(tokens)
         return values
 
     def step(self) -> dict[str, float]:
@@ -245,17 +292,18 @@ class Learner:
     def _micro_batches(self, batch: RolloutBatch, plan: MaskPlan) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Slices of views with their rows' tokens and attention, cut to the longest row of the slice."""
         attention = batch.attention_mask
-        for low in range(0, len(plan), self.micro_batch):
-            part = slice(low, min(low + self.micro_batch, len(plan)))
+        for part in micro_batches(plan.row, self.micro_batch):
             rows = plan.row[part]
             real = attention[rows]
             width = int(real.sum(1).max())
             yield part, batch.tokens[rows, :width], real[:, :width]
 
-    def _forward(self, plan: MaskPlan, part: slice, tokens: Tensor, attention: Tensor, law: Law) -> Tensor:
+    def _forward(
+        self, plan: MaskPlan, part: slice, tokens: Tensor, attention: Tensor, law: Law, anchor: Anchor | None
+    ) -> Tensor:
         self.work.forward += len(tokens)
         views = plan.views(part).cut(tokens.shape[1])
-        return score_views(self.policy, views, tokens, attention, law)
+        return score_views(self.policy, views, tokens, attention, law, anchor)
 
     def _probes(self) -> list[tuple[Tensor, int]]:
         """Per parameter with a gradient, the element where the gradient is largest: the one that must move."""

@@ -6,6 +6,7 @@ estimates (slot 4). Neither knows the objective, the model or the loop.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,7 +25,7 @@ from rollouts.select import log_mass_below, threshold
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 
-Unit = Literal["token", "step", "draw", "sequence"]
+Unit = Literal["token", "step", "draw", "sequence", "action"]
 
 # Rows of logits whose gradient is formed at a time: on the CPU such arrays stay below what malloc would map afresh each time.
 SLICE_ROWS = 32
@@ -32,10 +33,14 @@ SLICE_ROWS = 32
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Likelihood estimates. value f32 [R,U]; weight f32 [R,U]: 0 where there is no unit, else 1 / inclusion probability."""
+    """Likelihood estimates. value f32 [R,U]; weight f32 [R,U]: 0 where there is no unit, else 1 / inclusion probability.
+
+    factor f32 [R,U] or None: what some objectives multiply their surrogate by.
+    """
 
     value: Tensor
     weight: Tensor
+    factor: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -62,6 +67,11 @@ class BaseEstimator(BaseModel):
         """Positions that count as this estimator's tokens, bool ``[B, S]``, by the batch alone."""
         return batch.loss_mask
 
+    @property
+    def scored_once(self) -> bool:
+        """Each unit's value hangs on a single view."""
+        return self.unit != "sequence"
+
     def unit_count(self, batch: RolloutBatch) -> Tensor:
         """Units of each row by the batch's own masks, int ``[B]``: what reductions divide by."""
         tokens = self.tokens(batch)
@@ -74,6 +84,22 @@ class BaseEstimator(BaseModel):
     def views_per_rollout(self, spec: SamplerSpec) -> int:
         """Views of one rollout, at most."""
         raise NotImplementedError
+
+    def plan_of(self, batch: RolloutBatch, advantage: Tensor, key: PlanKey) -> MaskPlan:
+        """The plan of a batch with these advantages; they matter to estimators that choose by them."""
+        return self.plan(batch, key)  # type: ignore[attr-defined]
+
+    def on_units(self, advantage: Tensor, plan: MaskPlan, batch: RolloutBatch, shape: torch.Size) -> Tensor:
+        """Advantages of rows ``[B]`` or of their steps ``[B,T]`` as those of units, ``[R,U]``."""
+        if advantage.dim() == 1:
+            return advantage.unsqueeze(1).expand(shape)
+        if self.unit == "step":
+            return advantage
+        if self.unit == "token":
+            step = batch.reveal_step.to(advantage.device)
+            inside = (step >= 0) & (step < batch.steps)
+            return torch.where(inside, advantage.gather(1, step.clamp(0, batch.steps - 1)), 0.0)
+        raise ValueError(f"a unit {self.unit} belongs to no step of its own, and the advantages are those of steps")
 
     def reduce(self, values: Tensor, plan: MaskPlan, batch: RolloutBatch, advantage: Tensor | None = None) -> Estimate:
         """Scores ``[N,S]`` of a plan's views -> estimates. Units: token ``[B,S]``, step ``[B,T]``, sequence ``[B,1]``.
@@ -108,12 +134,21 @@ class MeanField(BaseEstimator):
     prompt_mask_prob: float = Field(
         default=0.15, ge=0.0, lt=1.0, description="probability of masking each prompt token"
     )
+    hints: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="share of a row's hints, those of highest entropy, trained on as if sampled (IGPO); null: hints are shown",
+    )
     unit: Literal["token", "sequence"] = "token"
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "raw"
 
     def plan(self, batch: RolloutBatch, key: PlanKey) -> MaskPlan:
-        return masks.mean_field(batch, key, self.prompt_mask_prob)
+        return masks.mean_field(batch, key, self.prompt_mask_prob, self.hints)
+
+    def tokens(self, batch: RolloutBatch) -> Tensor:
+        return batch.loss_mask if self.hints is None else batch.loss_mask | masks.trained_hints(batch, self.hints)
 
     def views_per_rollout(self, spec: SamplerSpec) -> int:
         return 1
@@ -131,7 +166,7 @@ class Trajectory(BaseEstimator):
         default=None, ge=1, description="score K stratified steps, weighted by 1/inclusion (AGRPO)"
     )
     order: bool = Field(default=False, description="add the log-probability of the choice of positions")
-    unit: Unit = "token"
+    unit: Literal["token", "step", "draw", "sequence"] = "token"
     length_normalized: bool = Field(default=True, description="sequence units: divide by the number of tokens")
     law: Literal["raw", "sampler"] = "sampler"
 
@@ -189,18 +224,38 @@ class Elbo(BaseEstimator, Noise):
         return Estimate(value, (length > 0).to(value).expand_as(value) / count)
 
 
-def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: Law) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """The reference at a plan's scored positions. states ``[R, d]``, row-major; logits: its head, ``[r, d] -> [r, V]``, no gradient."""
+
+    states: Tensor
+    logits: Callable[[Tensor], Tensor]
+
+
+def view_states(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor) -> Tensor:
+    """States ``[R, d]`` at the positions of ``plan.rows_scored``, row-major. tokens int64, attention bool ``[N, S]``."""
+    inputs = torch.where(plan.masked, policy.mask_id, tokens).to(policy.device)
+    return distinct_forward(policy, inputs, attention.to(policy.device), plan.rows_scored.to(policy.device))
+
+
+def score_views(
+    policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: Law, anchor: Anchor | None = None
+) -> Tensor:
     """Log-probabilities of a plan's scored positions, float32 ``[N, S]``, 0 elsewhere. Differentiable where autograd is on.
 
     tokens int64, attention bool ``[N, S]``: the rows of the views (not of the batch). Logits exist for the scored positions only, a
-    bounded number of rows at a time, and outlive neither pass.
+    bounded number of rows at a time, and outlive neither pass. With an anchor ``[N, S, 2]``: the second number of a position is the
+    exact divergence KL(policy || reference) of its law.
     """
     device = policy.device
     need = plan.rows_scored.to(device)
-    inputs = torch.where(plan.masked, policy.mask_id, tokens).to(device)
-    states = distinct_forward(policy, inputs, attention.to(device), need)
-    target = tokens.to(device)[need]
-    if plan.order is None:
+    states = view_states(policy, plan, tokens, attention)
+    target = (tokens if plan.target is None else plan.target).to(device)[need]
+    if anchor is not None:
+        score, size = partial(_with_kl, anchor.logits), SLICE_ROWS
+        rows = row_chunks(len(states), policy.vocab_size)
+        chunks = [(states[part], target[part], anchor.states[part]) for part in rows]
+    elif plan.order is None:
         score, size = _token_logprobs, SLICE_ROWS
         chunks = [(states[rows], target[rows]) for rows in row_chunks(len(states), policy.vocab_size)]
     else:  # the views of a chunk are whole: what the order hangs on is seen in one run of the head
@@ -215,12 +270,17 @@ def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: 
     with_gradient = torch.is_grad_enabled()
     frozen = with_gradient and states.requires_grad and law.temperature > 0.0
     # A head without trainable weights passes the gradient on to the states, and its logits are needed for nothing else.
-    frozen = frozen and not policy.logits(states[:0].detach()).requires_grad
+    frozen = frozen and anchor is None and not policy.logits(states[:0].detach()).requires_grad
 
     def run(rows: Tensor, *columns: Tensor) -> Tensor:
-        return score(policy.logits(rows), law, *columns)
+        logits = policy.logits(rows)
+        if with_gradient:
+            return score(logits, law, *columns)
+        parts = zip(*(column.split(size) for column in (logits, *columns)), strict=True)
+        return torch.cat([score(part[0], law, *part[1:]) for part in parts])
 
-    values = [states.sum(1).float()] if not chunks else []
+    nothing = states.sum(1).float()
+    values = [] if chunks else [nothing if anchor is None else torch.stack([nothing, nothing], 1)]
     for chunk in chunks:
         if frozen:
             values.append(_RowSlopes.apply(policy, score, law, size, *chunk))
@@ -228,12 +288,19 @@ def score_views(policy, plan: MaskPlan, tokens: Tensor, attention: Tensor, law: 
             values.append(checkpoint(run, *chunk, use_reentrant=False))
         else:
             values.append(run(*chunk))
-    return torch.zeros(need.shape, device=device).index_put(need.nonzero(as_tuple=True), torch.cat(values))
+    found = torch.cat(values)
+    return torch.zeros(*need.shape, *found.shape[1:], device=device).index_put(need.nonzero(as_tuple=True), found)
 
 
 def _token_logprobs(logits: Tensor, law: Law, ids: Tensor) -> Tensor:
     """log q(token) ``[R]``."""
     return laws.log_q(logits, law, drawn=ids).gather(1, ids[:, None]).squeeze(1)
+
+
+def _with_kl(reference: Callable[[Tensor], Tensor], logits: Tensor, law: Law, ids: Tensor, states: Tensor) -> Tensor:
+    """(log q(token), sum_v q(v) (log q(v) - log q_ref(v))), float32 ``[R, 2]``. states ``[R, d]``: the reference's."""
+    logq = laws.log_q(logits, law)
+    return torch.stack([logq.gather(1, ids[:, None]).squeeze(1), laws.kl(logq, laws.log_q(reference(states), law))], 1)
 
 
 def _with_order(logits: Tensor, law: Law, ids: Tensor, need: Tensor, scored: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from rl.session import Session
 from rl.setup import Setup, set_up
 from rl.warm_start import warm_up
 
+SHOWN = ("outcome", "reward", "preference/accuracy")  # beside the bar
 REPORT_SECONDS = 30.0  # between two writings of report.html during a run
 
 
@@ -103,7 +104,7 @@ def _train(session: Session, interrupt: Interrupt) -> Run:
     ended = _why_end(session, last)  # a run that was over when it was interrupted does not go on
     while not ended:
         row = session.update(progress.updates)
-        shown = {key: value for key, value in row.items() if key in ("outcome", "reward") or key.startswith("dropped/")}
+        shown = {key: value for key, value in row.items() if key in SHOWN or key.startswith("dropped/")}
         live.advance("RL", **shown)
         session.report(every=REPORT_SECONDS)
         due = recipe.eval is not None and recipe.eval.every and progress.updates % recipe.eval.every == 0

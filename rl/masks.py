@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rl.noise import Noise, subsets
 from rollouts.streams import Purpose, stream
-from rollouts.trajectory import RolloutBatch
+from rollouts.trajectory import FINISH_GIVEN, RolloutBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +24,7 @@ class MaskPlan:
     row, step, draw int64 [N]: the rollout, the denoising step whose state this is (-1: none), the Monte-Carlo draw
     masked bool [N,S]: positions shown as MASK;  scored bool [N,S]: positions whose token is scored, subset of masked
     order  bool [N,S] or None: positions left masked whose factor of the order is scored (``rollouts.select.log_mass_below``)
+    target int64 [N,S] or None: the tokens that are scored where they are not the row's own (a predicted answer)
     weight f32  [N,S]: what a scored position counts in a sum that estimates the whole (1/inclusion, L/l, 1/draws)
     """
 
@@ -34,6 +35,7 @@ class MaskPlan:
     scored: Tensor
     weight: Tensor
     order: Tensor | None = None
+    target: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -49,6 +51,7 @@ class MaskPlan:
             scored=self.scored[index],
             weight=self.weight[index],
             order=None if self.order is None else self.order[index],
+            target=None if self.target is None else self.target[index],
         )
 
     def cut(self, width: int) -> "MaskPlan":
@@ -59,6 +62,7 @@ class MaskPlan:
             scored=self.scored[:, :width],
             weight=self.weight[:, :width],
             order=None if self.order is None else self.order[:, :width],
+            target=None if self.target is None else self.target[:, :width],
         )
 
     @property
@@ -89,26 +93,47 @@ def _canvas(batch: RolloutBatch) -> Tensor:
     return batch.canvas_mask & ~batch.hint_mask
 
 
-def mean_field(batch: RolloutBatch, key: PlanKey, prompt_mask_prob: float = 0.0) -> MaskPlan:
+def trained_hints(batch: RolloutBatch, share: float) -> Tensor:
+    """The hints that are trained on as if they had been sampled: in each row the ``share`` of its hints with the highest ``entropy``,
+    rounded down, one at least unless the share is 0; ties by position (IGPO's entropy filter, arXiv 2509.10396). bool ``[B, S]``.
+
+    Hints after the end of the text do not count.
+    """
+    place = torch.arange(batch.length)
+    text = batch.hint_mask.clone()
+    if batch.sampler_spec.eos == "first":
+        end = torch.where(batch.loss_mask, place, -1).amax(1, keepdim=True)  # the EOS, where one was drawn
+        text &= batch.truncated.unsqueeze(1) | (place < end)
+    keep = (share * text.sum(1) + 1e-6).long().clamp(min=1 if share > 0 else 0)
+    order = batch.entropy.masked_fill(~text, float("-inf")).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, place.expand_as(order))
+    return text & (rank < keep.unsqueeze(1))
+
+
+def mean_field(
+    batch: RolloutBatch, key: PlanKey, prompt_mask_prob: float = 0.0, hints: float | None = None
+) -> MaskPlan:
     """One view per rollout: the whole canvas masked, each prompt token masked with a probability (d1, arXiv 2504.12216, sec. 3.2).
 
     Scores ``loss_mask``. Canvas positions after EOS stay masked, so the length of the answer is not given away.
+    hints: None shows them, as the sampler did; a share masks them, too, and scores ``trained_hints``.
     """
-    masked = _canvas(batch).clone()
+    masked = (_canvas(batch) if hints is None else batch.canvas_mask).clone()
+    scored = batch.loss_mask if hints is None else batch.loss_mask | trained_hints(batch, hints)
     if prompt_mask_prob > 0.0:
         for row, rollout in enumerate(batch.rollout_id.tolist()):
             places = batch.prompt_mask[row].nonzero().squeeze(1)
             hit = key.stream(rollout).random(len(places)) < prompt_mask_prob
             masked[row, places[torch.from_numpy(hit)]] = True
     rows = torch.arange(len(batch))
-    keep = batch.loss_mask.any(1)  # a row with nothing to score needs no view
+    keep = scored.any(1)  # a row with nothing to score needs no view
     plan = MaskPlan(
         row=rows,
         step=torch.full_like(rows, -1),
         draw=torch.zeros_like(rows),
         masked=masked,
-        scored=batch.loss_mask,
-        weight=batch.loss_mask.float(),
+        scored=scored,
+        weight=scored.float(),
     )
     return plan.views(keep)
 
@@ -129,6 +154,8 @@ def trajectory(
     with probability 1/(size of its stratum) and its weight is that size, so weighted sums are unbiased.
     order: also score the positions left masked in the active block, for the exact law of the order.
     """
+    if FINISH_GIVEN in batch.finish_reason:
+        raise ValueError("given completions have no steps of revelation; score them by elbo or mean_field")
     spec = batch.sampler_spec
     state = scoring_step(batch, segments)
     row, step, weight = [], [], []

@@ -22,7 +22,10 @@ from rl.source import RECIPE, CommandError, Source, check_file, find_source, loc
 # Overrides that drop what evaluation does not need, and what would need it: a run's training files may be gone by now, and its
 # sinks not installed here.
 UNUSED = (
-    *(f"{key}=null" for key in ("data.train", "data.validation", "warm_start", "save.best_by", "stop.plateau")),
+    *(
+        f"{key}=null"
+        for key in ("data.train", "data.preferences", "data.validation", "warm_start", "save.best_by", "stop.plateau")
+    ),
     "track={}",
 )
 

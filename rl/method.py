@@ -11,11 +11,14 @@ from rl.advantages import AdvantageName
 from rl.compatibility import problems
 from rl.estimators import Estimator
 from rl.likelihood import Elbo, MeanField, Trajectory
-from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
+from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, Stepwise, WeightedCrossEntropy
+from rl.preference import Dpo
 from rl.reduce import Constant, Reduction
 from rollouts.spec import SamplerSpec
 
-Objective = Annotated[Clipped | LinearBound | PolicyGradient | Raft | WeightedCrossEntropy, Field(discriminator="kind")]
+Objective = Annotated[
+    Clipped | Dpo | LinearBound | PolicyGradient | Raft | Stepwise | WeightedCrossEntropy, Field(discriminator="kind")
+]
 
 
 class Kl(BaseModel):
@@ -24,8 +27,9 @@ class Kl(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     beta: float = Field(default=0.0, ge=0.0, description="weight; 0 builds no reference")
-    estimator: Literal["k2", "k3", "k2_sum"] = Field(
-        default="k3", description="k2, k3 per unit; k2_sum: k2 of a sequence's sum, per token (ESPO)"
+    estimator: Literal["k2", "k3", "k2_sum", "exact"] = Field(
+        default="k3",
+        description="k2, k3 per unit; k2_sum: k2 of a sequence's sum, per token (ESPO); exact: over the vocabulary, per position",
     )
     reference: Literal["base", "start", "moving"] = Field(
         default="start",
@@ -59,6 +63,11 @@ class Method(BaseModel):
         """``(key, message with remedy)`` for every combination that has no meaning; empty if sound."""
         return problems(self, sampler, group_size)
 
+    def one_forward(self, views: int, micro_batch: int) -> bool:
+        """The derivative of a unit depends on the scores of one micro-batch alone, so that the forward with gradient is the only one a
+        pass needs. views: of a row, at most."""
+        return not self.objective.couples_rows and (self.estimator.scored_once or views <= micro_batch)
+
     @property
     def on_policy(self) -> bool:
         """One pass and no reference, under an objective and an estimator whose derivative at new = old does not depend on the scores: the
@@ -71,6 +80,11 @@ class Method(BaseModel):
         )
 
     @property
+    def exact_kl(self) -> bool:
+        """The KL term is summed over the vocabulary, not estimated from the drawn token."""
+        return self.kl.beta > 0.0 and self.kl.estimator == "exact"
+
+    @property
     def needs_reference(self) -> bool:
         """A KL term acts, or the objective itself compares with the reference."""
         return self.kl.beta > 0.0 or self.objective.needs_reference
@@ -81,25 +95,32 @@ class Method(BaseModel):
         return self.kl.beta > 0.0 or self.objective.couples_groups
 
 
-def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int) -> dict[str, int]:
+def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int, micro_batch: int) -> dict[str, int]:
     """Forwards of one row each for one update, at most (early stops and groups without signal save some).
 
-    rollout: denoising; old, reference: scoring without gradient; train: scoring with gradient (count a backward as two more).
+    rollout: denoising; old, reference: scoring without gradient; train: scoring with gradient (count a backward as two more). micro_batch:
+    views that the learner scores together.
     """
-    rows = prompts * group_size
-    views = rows * method.estimator.views_per_rollout(sampler) * method.inner_passes
+    rows, passes, each = prompts * group_size, method.inner_passes, method.estimator.views_per_rollout(sampler)
+    pair_alone = method.advantage == "best_worst" and not method.scores_every_row
+    views = each * (prompts * 2 if pair_alone and group_size > 2 else rows)
+    if method.one_forward(each, micro_batch):
+        old = (passes - 1) * views  # the first pass is its own
+    else:  # and once more in later passes, for the coupling
+        old = 0 if method.on_policy else (2 * passes - 1) * views
     return {
         "rollout": rows * sampler.steps,
-        "old": 0 if method.on_policy else views,
-        "reference": views if method.needs_reference else 0,
-        "train": views,
-        "views_per_pass": views // method.inner_passes,
+        "old": old,
+        "reference": passes * views if method.needs_reference else 0,
+        "train": passes * views,
+        "views_per_pass": views,
     }
 
 
 __all__ = [
     "Clipped",
     "Constant",
+    "Dpo",
     "Elbo",
     "Kl",
     "LinearBound",

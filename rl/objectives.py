@@ -21,7 +21,8 @@ class Units:
     """All that an objective sees of a pass. Entries outside ``mask`` hold no unit and may hold anything finite.
 
     new, old, advantage f32 ``[R, U]``; mask bool ``[R, U]``; reference f32 ``[R, U]`` where the method has one; group int ``[R]``: rows
-    of one prompt share a number. Rows arrive in any order, and a group may have lost some to a failed grading.
+    of one prompt share a number; tokens int ``[R]``: what a length-normalised estimate is divided by. Rows arrive in any order, and a
+    group may have lost some to a failed grading. factor f32 ``[R, U]``: what the estimator lays on the surrogate, where it does.
     """
 
     new: Tensor
@@ -30,6 +31,8 @@ class Units:
     mask: Tensor
     reference: Tensor | None = None
     group: Tensor | None = None
+    tokens: Tensor | None = None
+    factor: Tensor | None = None
 
 
 def clipped_surrogate(new: Tensor, old: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
@@ -131,6 +134,8 @@ class _Component(BaseModel):
     known_on_policy: ClassVar[bool] = True
     # It compares the policy with the reference, whatever the KL term does.
     needs_reference: ClassVar[bool] = False
+    # The loss of a row hangs on other rows of its group, so that a pass of several forwards cannot be taken apart.
+    couples_rows: ClassVar[bool] = False
     # What a row weighs hangs on the other rows of its group: all are scored, also those without advantage.
     couples_groups: ClassVar[bool] = False
 
@@ -180,6 +185,18 @@ class Clipped(_Ratio):
     kind: Literal["clipped"] = "clipped"
 
 
+class Stepwise(_Ratio):
+    """MDPO's objective (arXiv 2508.13148): the clipped surrogate of each token of a recorded answer, times the estimator's factor, which is
+    L / m at a step whose state shows m of the canvas's L positions as MASK. The KL term goes without that factor."""
+
+    kind: Literal["stepwise"] = "stepwise"
+
+    def per_unit(self, units: Units) -> Tensor:
+        if units.factor is None:
+            raise ValueError("the stepwise objective needs the answers of steps; use estimator x0_action")
+        return units.factor * super().per_unit(units)
+
+
 class LinearBound(_Ratio):
     """BGPO's bound of the clipped surrogate, a sum over the draws of an ELBO: each draw is clipped by itself."""
 
@@ -224,6 +241,7 @@ class WeightedCrossEntropy(_Component):
     known_on_policy = False
     needs_reference = True
     couples_groups = True
+    couples_rows = True
     alpha: float = Field(default=0.04, gt=0.0, description="reward's temperature in the target p_ref exp(r / alpha)")
     baseline: Literal["none", "mean", "negative"] = Field(
         default="negative", description="taken from the weights: nothing, 1/n, or the weights of the negated reward"

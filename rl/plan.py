@@ -16,6 +16,7 @@ from rewards.contract import RewardError, load_rewards
 from rl.config import Recipe
 from rl.data import Prompt, PromptSet, check_completions, load_split
 from rl.method import forwards
+from rl.pairs import PairSet, load_pairs
 from rl.setup import column_problems
 from rl.tables import DataError, read_table
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
@@ -62,12 +63,14 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     if problems:
         raise PlanErrors(problems)
     assert network is not None
-    main = sets["warm_start.data" if command == "sft" else "data.train"]
+    pairs = recipe.data.preferences is not None
+    main = sets["warm_start.data" if command == "sft" else "data.preferences" if pairs else "data.train"]
     for prompt in main.prompts[:SHOWN_PROMPTS]:
         _print_prompt(prompt, console)
     for key, prompts in sets.items():
         dropped = "".join(f"; dropped {count}: {reason}" for reason, count in prompts.dropped.items())
-        console.print(f"{key}: {len(prompts)} prompts from {prompts.source}{dropped}", markup=False)
+        what = "pairs" if key == "data.preferences" else "prompts"
+        console.print(f"{key}: {len(prompts)} {what} from {prompts.source}{dropped}", markup=False)
     console.print()
     console.print(_table(plan(recipe, network, main, command)))
     if recipe.model.quantization == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
@@ -114,7 +117,9 @@ def inspect_model(recipe: Recipe) -> Network:
     )
 
 
-def plan(recipe: Recipe, network: Network, prompts: PromptSet, command: str = "train") -> list[tuple[str, str]]:
+def plan(
+    recipe: Recipe, network: Network, prompts: PromptSet | PairSet, command: str = "train"
+) -> list[tuple[str, str]]:
     """(what, how much) of one update, resolved. A row is a sequence of prompt and canvas; bytes are of float32."""
     mean_prompt = sum(len(prompt.token_ids) for prompt in prompts.prompts) / len(prompts)
     length = mean_prompt + recipe.rollout.canvas
@@ -132,7 +137,8 @@ def plan(recipe: Recipe, network: Network, prompts: PromptSet, command: str = "t
     if command == "sft":
         return lines
     sampler, group, count = recipe.rollout.sampler, recipe.rollout.group_size, recipe.train.prompts_per_update
-    cost = forwards(recipe.method, sampler, group, count)
+    cost = forwards(recipe.method, sampler, group, count, recipe.train.micro_batch)
+    cost["rollout"] *= 0 if recipe.data.preferences is not None else recipe.rollout.draws_per_rollout
     total = cost["rollout"] + cost["old"] + cost["reference"] + cost["train"]
     views = cost["views_per_pass"]
     scored = views * _scored_rows_per_view(recipe)
@@ -141,7 +147,11 @@ def plan(recipe: Recipe, network: Network, prompts: PromptSet, command: str = "t
     method = recipe.method
     lines += [
         ("method", f"{method.preset or 'own'}: {method.estimator.kind}, {method.objective.kind}, {method.advantage}"),
-        ("rollouts per update", f"{count} prompts x {group} = {count * group}"),
+        (
+            ("pairs per update", f"{count}, stored; nothing is sampled for training")
+            if recipe.data.preferences is not None
+            else ("rollouts per update", f"{count} prompts x {group} = {count * group}")
+        ),
         ("sampler", f"canvas {sampler.canvas}, {sampler.blocks} blocks, {sampler.steps} steps, {sampler.selection}"),
         ("forwards per update", f"{total:,} rows: {_parts(cost)}; at most, and {cost['train']:,} backward"),
         ("tokens per update", f"{total * length:,.0f} forward, at {mean_prompt:.0f} prompt tokens on average"),
@@ -173,7 +183,7 @@ def _small_files(path: str) -> Path:
         ) from error
 
 
-def _load_data(recipe: Recipe, network: Network | None, problems: list[str]) -> dict[str, PromptSet]:
+def _load_data(recipe: Recipe, network: Network | None, problems: list[str]) -> dict[str, PromptSet | PairSet]:
     """The prompts of every split; without a network, which has a problem then, the tables are read all the same."""
     room = 1 if network is None else network.max_length - recipe.rollout.canvas
     if network is not None and room < 1:
@@ -184,19 +194,23 @@ def _load_data(recipe: Recipe, network: Network | None, problems: list[str]) -> 
         return {}
     splits = {
         "data.train": recipe.data.train,
+        "data.preferences": recipe.data.preferences,
         "data.eval": recipe.data.eval,
         "data.validation": recipe.data.validation,
         "warm_start.data": recipe.warm_start.data if recipe.warm_start else None,
     }
-    sets: dict[str, PromptSet] = {}
+    sets: dict[str, PromptSet | PairSet] = {}
     for key, split in splits.items():
         if split is None:
             continue
 
-        def load(split: Any = split, key: str = key) -> PromptSet | None:
+        def load(split: Any = split, key: str = key) -> PromptSet | PairSet | None:
             if network is None:
                 read_table(split, key)
                 return None
+            if key == "data.preferences":
+                canvas = recipe.rollout.canvas
+                return load_pairs(split, recipe.data.prompt, network, room=room, canvas=canvas, where=key)
             sft = key == "warm_start.data"
             loaded = load_split(split, recipe.data.prompt, network, room=room, where=key, need_completion=sft)
             if sft:

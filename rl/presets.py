@@ -77,6 +77,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kl": {"beta": 0.0},
         "inner_passes": 1,
     },
+    # with rollout.strategy inpaint
+    "igpo": {
+        "estimator": {"kind": "mean_field", "prompt_mask_prob": 0.0, "hints": 0.2, "unit": "sequence"},
+        "objective": {"kind": "clipped", "epsilon_low": 0.2, "epsilon_high": 0.2},
+        "advantage": "group_centered",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.01, "estimator": "k3", "reference": "base"},
+        "inner_passes": 4,
+    },
+    # with rollout.strategy recorded
+    "mdpo": {
+        "estimator": {"kind": "x0_action", "sample_steps": 8, "confidence": True, "law": "sampler"},
+        "objective": {"kind": "stepwise", "epsilon_low": 0.2, "epsilon_high": 0.2},
+        "advantage": "stepwise",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.02, "estimator": "k2", "reference": "start"},
+        "inner_passes": 1,
+    },
     "wd1": {
         "estimator": {
             "kind": "mean_field",
@@ -97,6 +115,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "reduction": "sequence_mean",
         "kl": {"beta": 0.0, "reference": "base"},
         "inner_passes": 8,
+    },
+    "vrpo": {
+        "estimator": {"kind": "elbo", "draws": 8, "length_normalized": False},
+        "objective": {"kind": "dpo", "beta": 0.2, "sft_weight": 0.05},
+        "advantage": "best_worst",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.0, "reference": "start"},
+        "inner_passes": 1,
+    },
+    "online_vrpo": {
+        "estimator": {"kind": "elbo", "draws": 8, "length_normalized": False},
+        "objective": {"kind": "dpo", "beta": 0.2, "sft_weight": 0.05},
+        "advantage": "best_worst",
+        "reduction": "sequence_mean",
+        "kl": {"beta": 0.0, "reference": "start"},
+        "inner_passes": 1,
     },
     "raft": {
         "estimator": {"kind": "elbo", "draws": 2},

@@ -23,6 +23,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
             _joined(at(recipe, "model.path"), at(recipe, "model.family"), at(recipe, "model.dtype"), _lora(lora)),
         ),
         ("Prompts", _split(at(recipe, "data.train"))),
+        ("Pairs", _split(at(recipe, "data.preferences"))),
         ("Held out", _split(at(recipe, "data.eval"))),
         ("Validation", _split(at(recipe, "data.validation"))),
         ("Rewards", _rewards(recipe)),

@@ -37,7 +37,7 @@ class TokenRatios:
         ratio = self._seen.get(row)
         if ratio is None or self.unit == "token":
             return ratio
-        if self.unit == "draw":  # a token is in many draws
+        if self.unit in ("draw", "action"):  # a token is in many draws, or answers
             return None
         if self.unit == "sequence":
             return ratio.expand(len(reveal_step))
@@ -61,7 +61,7 @@ def sample_rows(
         on = rollouts.canvas_mask[i]
         tokens, steps = rollouts.tokens[i][on], rollouts.reveal_step[i][on]
         drawn = rollouts.drawn_mask[i][on].tolist()
-        advantage = None if batch.advantage is None else float(batch.advantage[i])
+        advantage, per_step = _advantages(batch, i, steps)
         ratio = None if ratios is None else ratios.of(i, rollouts.reveal_step[i])
         per_token = [None] * len(drawn) if ratio is None else ratio[on].tolist()
         graded = int(
@@ -94,11 +94,21 @@ def sample_rows(
                 "raw_logprob": rollouts.raw_logprob[i][on].tolist(),
                 "sampler_logprob": rollouts.sampler_logprob[i][on].tolist(),
                 "entropy": rollouts.entropy[i][on].tolist(),
-                "token_advantage": [advantage if one else None for one in drawn],
+                "token_advantage": [value if one else None for value, one in zip(per_step, drawn, strict=True)],
                 "ratio": [None if value is None or value != value else value for value in per_token],
             }
         )
     return rows
+
+
+def _advantages(batch: ScoredBatch, row: int, reveal_step: Tensor) -> tuple[float | None, list[float | None]]:
+    """A row's advantage (the mean over its steps, where they have their own), and that of each position."""
+    if batch.advantage is None or batch.advantage.dim() == 1:
+        whole = None if batch.advantage is None else float(batch.advantage[row])
+        return whole, [whole] * len(reveal_step)
+    own = batch.advantage[row]
+    at = own[reveal_step.clamp(0, len(own) - 1)]
+    return float(own[batch.rollouts.step_mask[row]].mean()), at.tolist()
 
 
 def write_samples(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,5 +1,7 @@
 """``ScoredBatch``: rollouts with their rewards, as every estimator and objective receives them."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,13 +13,15 @@ from rollouts.trajectory import RolloutBatch
 @dataclass(frozen=True, eq=False)
 class ScoredBatch:
     """rollouts; reward f32 [B] (weighted sum); outcome f32 [B] (the metric reported as accuracy, NaN = not applicable);
-    components name -> f32 [B]; advantage f32 [B] or [B,T]; dropped: reason -> rows taken out before this batch."""
+    components name -> f32 [B]; advantage f32 [B] or [B,T]; step_reward f32 [B,T] of recorded answers, NaN at steps that a row did not
+    take; dropped: reason -> rows taken out before this batch."""
 
     rollouts: RolloutBatch
     reward: Tensor
     outcome: Tensor
     components: dict[str, Tensor] = field(default_factory=dict)
     advantage: Tensor | None = None
+    step_reward: Tensor | None = None
     dropped: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -32,6 +36,7 @@ class ScoredBatch:
             outcome=self.outcome[index],
             components={name: value[index] for name, value in self.components.items()},
             advantage=None if self.advantage is None else self.advantage[index],
+            step_reward=None if self.step_reward is None else self.step_reward[index],
         )
 
     def without(self, drop: Tensor, reason: str) -> "ScoredBatch":
@@ -41,6 +46,29 @@ class ScoredBatch:
             return self
         kept = self.rows((~drop).nonzero().squeeze(1))
         return replace(kept, dropped={**self.dropped, reason: self.dropped.get(reason, 0) + count})
+
+    @staticmethod
+    def concat(batches: Sequence["ScoredBatch"]) -> "ScoredBatch":
+        """One batch from several with the same components, rows in order; counts of dropped rows add up."""
+        first = batches[0]
+        dropped: Counter[str] = Counter()
+        for batch in batches:
+            dropped.update(batch.dropped)
+
+        def joined(name: str) -> Tensor | None:
+            values = [getattr(batch, name) for batch in batches]
+            return None if values[0] is None else torch.cat(values)
+
+        return replace(
+            first,
+            rollouts=RolloutBatch.concat([batch.rollouts for batch in batches]),
+            reward=joined("reward"),
+            outcome=joined("outcome"),
+            components={name: torch.cat([batch.components[name] for batch in batches]) for name in first.components},
+            advantage=joined("advantage"),
+            step_reward=joined("step_reward"),
+            dropped=dict(dropped),
+        )
 
     def with_advantage(self, advantage: Tensor) -> "ScoredBatch":
         if advantage.shape[0] != len(self):

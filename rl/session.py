@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from rewards.contract import TrainerState
 from rl import checkpoint
-from rl.advantages import advantages
 from rl.checkpoint import Saved
-from rl.data import batches
+from rl.collect import collect
 from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k, sampled_outcomes
-from rl.grading import grade_rollouts, reward_metrics
 from rl.health import Alarm, Health
 from rl.learner import Learner, TrainingError
 from rl.metrics import Metrics
@@ -30,7 +27,6 @@ from rl.scored import ScoredBatch
 from rl.setup import Setup, save_weights
 from rl.step import train_step
 from rl.track import Tracker, open_trackers
-from rollouts.strategy import sample_groups
 
 
 @dataclass
@@ -63,6 +59,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
     clock: dict[str, float] = field(default_factory=dict)  # since the last row of timing.jsonl
+    inside: float = 0.0  # seconds of the timed parts within the one that is running
     reported: float = 0.0  # when the report was last written
     sft_state: Saved | None = None  # a checkpoint of the warm start that is yet to be taken up
 
@@ -94,7 +91,7 @@ class Session:
         """One batch of rollouts and the optimizer steps on it; writes its rows, and returns the one of ``metrics.jsonl``."""
         recipe, metrics = self.setup.recipe, Metrics()
         rows = dict(self.setup.policy.rows_run)
-        batch, extras = self._collect(update, metrics)
+        batch, extras = collect(self, update, metrics)
         ratios = TokenRatios(recipe.method.estimator.unit)
         row = metrics.result()
         if len(batch):
@@ -102,8 +99,9 @@ class Session:
                 row |= self._learn(update, batch, ratios)
         for kind, count in self.setup.policy.rows_run.items():
             self.progress.rows_run[kind] = self.progress.rows_run.get(kind, 0) + count - rows[kind]
-        texts = {prompt.prompt_id: prompt.text for prompt in self.setup.train.prompts}  # type: ignore[union-attr]
-        self._keep(file_of(self.folder.path, update), batch, texts, extras=extras, ratios=ratios)
+        if self.setup.train is not None:
+            texts = {prompt.prompt_id: prompt.text for prompt in self.setup.train.prompts}
+            self._keep(file_of(self.folder.path, update), batch, texts, extras=extras, ratios=ratios)
         self.folder.append("metrics.jsonl", [{"update": update, **row}])
         self.folder.append("timing.jsonl", [{"update": update, **self.clock}])
         self.progress.updates = update + 1
@@ -111,50 +109,6 @@ class Session:
         self.clock = {}
         self._alarms(self.health.observe({"update": update, **row}))
         return row
-
-    def _collect(self, update: int, metrics: Metrics) -> tuple[ScoredBatch, Mapping[str, list[Any]]]:
-        """Rollouts of this update's prompts, graded, with advantages; and what rewards logged."""
-        recipe, setup = self.setup.recipe, self.setup
-        assert setup.train is not None
-        prompts = batches(setup.train.prompts, recipe.train.prompts_per_update, recipe.train.seed, update)
-        longest = max(len(prompt.token_ids) for prompt in setup.train.prompts)
-        self.live.phase("rollouts", len(prompts) * recipe.rollout.group_size, transient=True)
-        with self.timed("rollout"):
-            rollouts = sample_groups(
-                setup.policy,
-                [prompt.token_ids for prompt in prompts],
-                recipe.rollout.sampler,
-                group_size=recipe.rollout.group_size,
-                prompt_ids=[prompt.prompt_id for prompt in prompts],
-                seed=recipe.train.seed,
-                step=update,
-                policy_version=self.progress.version,
-                max_rows=recipe.rollout.max_rows,
-                deterministic=recipe.train.deterministic,
-                pad_to=longest if recipe.train.deterministic else None,
-                on_rows=lambda rows: self.live.advance("rollouts", rows),
-            )
-        self.clock["tokens_per_second"] = int(rollouts.drawn_mask.sum()) / self.clock["seconds/rollout"]
-        self.progress.rollout_forwards += int(rollouts.forwards.sum())
-        with self.timed("reward"):
-            batch, grades = grade_rollouts(
-                rollouts,
-                {prompt.prompt_id: prompt for prompt in prompts},
-                setup.rewards,
-                setup.outcome,
-                eos_ids=setup.policy.eos_ids,
-                prefill=setup.prefill,
-                state=TrainerState(global_step=update, max_steps=recipe.train.updates),
-            )
-        self.clock |= {f"seconds/reward/{name}": seconds for name, seconds in grades.seconds.items()}
-        reward_metrics(metrics, batch, grades, setup.policy.eos_ids)
-        if not len(batch):
-            return batch, grades.extras
-        batch = batch.with_advantage(
-            advantages(recipe.method.advantage, batch.reward, batch.outcome, batch.rollouts.group_id)
-        )
-        metrics.set("advantage_std", float(batch.advantage.std(correction=0)))  # type: ignore[union-attr]
-        return batch, grades.extras
 
     def _learn(self, update: int, batch: ScoredBatch, ratios: TokenRatios) -> dict[str, Any]:
         recipe = self.setup.recipe
@@ -410,9 +364,10 @@ class Session:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, before, self.inside = time.perf_counter(), self.inside, 0.0
         yield
-        spent = time.perf_counter() - start
+        whole = time.perf_counter() - start
+        spent, self.inside = whole - self.inside, before + whole  # a part within another counts once
         self.progress.seconds[name] = self.progress.seconds.get(name, 0.0) + spent
         key = f"seconds/{name}"
         self.clock[key] = self.clock.get(key, 0.0) + spent

@@ -14,8 +14,10 @@ from rewards.load import FIXED_ARGUMENTS
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.data import DataError, Prompt, PromptSet, check_completions, load_split
+from rl.pairs import PairSet, load_pairs
 from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.models import LoraSpec, Policy, load_policy
+from rollouts.strategies import Inpaint
 
 TINY = "tiny"  # model.path of a small model made on the spot
 
@@ -33,6 +35,7 @@ class Setup:
     validation: PromptSet | None
     warm_start: PromptSet | None
     room: int
+    preferences: PairSet | None = None
 
     @property
     def prefill(self) -> str:
@@ -128,6 +131,12 @@ def set_up(
     warm_start = load(warm, "warm_start.data", need_completion=True)
     if warm_start is not None:
         check_completions(warm_start, policy.tokenizer, canvas=recipe.rollout.canvas, where="warm_start.data")
+    stored = recipe.data.preferences
+    preferences = (
+        None
+        if stored is None
+        else load_pairs(stored, recipe.data.prompt, policy, room=room, canvas=recipe.rollout.canvas)
+    )
     return Setup(
         recipe=recipe,
         policy=policy,
@@ -138,16 +147,18 @@ def set_up(
         validation=validation,
         warm_start=warm_start,
         room=room,
+        preferences=preferences,
     )
 
 
-def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str, PromptSet]) -> list[str]:
+def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str, PromptSet | PairSet]) -> list[str]:
     """Columns that a reward or `eval.cluster` needs and the prompts of a split do not have."""
     problems = []
     for key in ("data.train", "data.eval", "data.validation"):
         if key not in sets:
             continue
-        columns = list(sets[key].prompts[0].columns)
+        split = sets[key]
+        columns = list(split.prompts[0].columns)
         for name in sorted(set(columns) & (set(FIXED_ARGUMENTS) - WITHHELD)):
             problems.append(
                 f"{key}: the column {name!r} has the name of an argument that rewards receive; rename it in the data"
@@ -162,12 +173,40 @@ def column_problems(recipe: Recipe, rewards: Sequence[Reward], sets: Mapping[str
                 hint = f"did you mean {near!r}? " if near else ""
                 remedy = f"map it: {key}.columns: {{{name}: ...}}; columns: {', '.join(columns) or 'none'}"
                 problems.append(f"{key}: reward {reward.name} needs a column {name!r}\n    {hint}{remedy}")
+        if key == "data.train" and isinstance(recipe.rollout.strategy, Inpaint) and isinstance(split, PromptSet):
+            problems += trace_problems(recipe.rollout.strategy, split)
         cluster = recipe.eval.cluster if recipe.eval and key == "data.eval" else None
         if cluster is not None and cluster not in columns:
             near = nearest(cluster, columns)
             hint = f"; did you mean {near!r}?" if near else ""
             problems.append(f"eval.cluster: data.eval has no column {cluster!r}{hint}")
     return problems
+
+
+def trace_problems(strategy: Inpaint, prompts: PromptSet) -> list[str]:
+    """Hints without traces: a column that is not there, rows without a text in it, or without the mark before the answer."""
+    columns, name = list(prompts.prompts[0].columns), strategy.trace
+    if name not in columns:
+        near = nearest(name, columns)
+        hint = f"did you mean {near!r}? " if near else ""
+        return [
+            f"data.train: rollout.strategy inpaint takes its hints from a column {name!r}, and there are no traces\n    "
+            f"{hint}name it: rollout.strategy.trace; columns: {', '.join(columns) or 'none'}"
+        ]
+    rows = [(prompt.prompt_id, prompt.columns[name]) for prompt in prompts.prompts]
+    empty = [row for row, trace in rows if not isinstance(trace, str) or not trace.strip()]
+    if empty:
+        return [
+            f"data.train: {len(empty)} of {len(rows)} rows have no text in the trace column {name!r}, the first is row {empty[0]}; "
+            "leave these rows out"
+        ]
+    unmarked = [row for row, trace in rows if strategy.given(trace) is None]
+    if unmarked:
+        return [
+            f"data.train: {len(unmarked)} of {len(rows)} traces do not hold {strategy.answer_after!r}, so their answers might be "
+            f"given away; the first is row {unmarked[0]}. Change rollout.strategy.answer_after, or leave these rows out"
+        ]
+    return []
 
 
 def sft_rows(policy: Policy, prompts: Sequence[Prompt]) -> list[tuple[Sequence[int], Sequence[int]]]:

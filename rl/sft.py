@@ -13,18 +13,27 @@ import torch
 from rl.learner import Learner, TrainingError
 from rl.masks import MaskPlan
 from rollouts import law as laws
-from rollouts.canvas import make_canvas
-from rollouts.spec import SamplerSpec
+from rollouts.canvas import make_canvas, text_mask
+from rollouts.spec import EosPolicy, SamplerSpec
 from rollouts.streams import Purpose, stream
-from rollouts.trajectory import FINISH_LENGTH, RolloutBatch
+from rollouts.trajectory import FINISH_GIVEN, RolloutBatch
 
 MIN_T = 1e-3  # t = (1 - MIN_T) u + MIN_T, which bounds the weight 1/t (LLaDA's code uses the same floor)
 
 
 def completion_batch(
-    policy: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], canvas: int
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    canvas: int,
+    *,
+    eos: EosPolicy = "all",
+    groups: Sequence[int] | None = None,
+    prompt_ids: Sequence[int] | None = None,
 ) -> RolloutBatch:
-    """Rows of prompt and completion, laid out as finished rollouts; a completion is filled up to ``canvas`` with EOS, which is learnt.
+    """Rows of prompt and completion, laid out as rollouts that were given, not sampled; a completion is filled up to ``canvas`` with EOS.
+
+    eos: how much of that end counts in ``loss_mask``; SFT learns all of it. groups, prompt_ids: per row; by default each row its own.
 
     Raises ``TrainingError`` naming the first completion that is longer than the canvas.
     """
@@ -33,31 +42,32 @@ def completion_batch(
             raise TrainingError(
                 f"completion {row} has {len(completion)} tokens, but the canvas has {canvas} positions; raise rollout.canvas or drop it"
             )
-    eos = policy.eos_ids[0]
-    filled = [dict(enumerate([*row, *[eos] * (canvas - len(row))])) for row in completions]
+    end = policy.eos_ids[0]
+    filled = [dict(enumerate([*row, *[end] * (canvas - len(row))])) for row in completions]
     layout = make_canvas(prompts, canvas, mask_id=policy.mask_id, pad_id=policy.pad_id, hints=filled)
     count = len(prompts)
     zeros = torch.zeros_like(layout.tokens, dtype=torch.float32)
     ids = torch.arange(count)
+    text = text_mask(layout.tokens, layout.canvas_mask, policy.eos_ids, eos)
     return RolloutBatch(
         tokens=layout.tokens,
         prompt_mask=layout.prompt_mask,
         canvas_mask=layout.canvas_mask,
         hint_mask=torch.zeros_like(layout.hint_mask),
-        loss_mask=layout.canvas_mask,
+        loss_mask=text,
         reveal_step=torch.where(layout.canvas_mask, 0, -1),
         raw_logprob=zeros,
         sampler_logprob=zeros,
         entropy=zeros,
         select_logprob=torch.zeros(count, 1),
         policy_version=torch.zeros_like(ids),
-        group_id=ids,
-        prompt_id=ids,
+        group_id=ids if groups is None else torch.tensor(groups, dtype=torch.int64),
+        prompt_id=ids if prompt_ids is None else torch.tensor(prompt_ids, dtype=torch.int64),
         rollout_id=ids,
         forwards=torch.zeros_like(ids),
         texts=("",) * count,
-        finish_reason=(FINISH_LENGTH,) * count,
-        sampler_spec=SamplerSpec(canvas=canvas, block=canvas, steps=1, eos="all", early_stop=False),
+        finish_reason=(FINISH_GIVEN,) * count,
+        sampler_spec=SamplerSpec(canvas=canvas, block=canvas, steps=1, eos=eos, early_stop=False),
         mask_id=policy.mask_id,
     )
 

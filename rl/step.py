@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rl.learner import Learner, TrainingError
+from rl.learner import Learner, Slope, TrainingError
 from rl.likelihood import Estimate
 from rl.masks import MaskPlan, PlanKey
 from rl.method import Method
@@ -14,6 +14,7 @@ from rl.metrics import Metrics
 from rl.objectives import KL_ESTIMATORS, Units, k2_sum
 from rl.reduce import reduce_loss, row_scale
 from rl.scored import ScoredBatch
+from rollouts.law import Law
 
 # Rule 2: what the first pass may differ from `old` (log-probability of a scored position, the same micro-batches twice).
 FIRST_PASS_BOUND = {torch.float32: 0.0, torch.bfloat16: 1e-2}
@@ -31,6 +32,7 @@ class Derivative:
     new: Estimate
     old: Estimate
     units: Units  # what the objective saw, without its gradient
+    distance: Tensor | None  # the KL term per unit
 
 
 def differentiate(
@@ -38,31 +40,50 @@ def differentiate(
     batch: ScoredBatch,
     plan: MaskPlan,
     values: Tensor,
-    old: Tensor,
+    old: Tensor | None,
     reference: Tensor | None,
     scale: Tensor,
 ) -> Derivative:
-    """Everything between scoring and backward: pure, on small tensors. values, old, reference ``[N, S]``; scale ``[B]``."""
+    """Everything between scoring and backward: pure, on small tensors. values ``[N, S]``, or ``[N, S, 2]`` with exact divergences beside
+    them; old ``[N, S]``, None where the values are it; reference ``[N, S]``; scale ``[B]``."""
     if batch.advantage is None:
         raise ValueError("the batch has no advantages yet")
     leaf = values.detach().clone().requires_grad_()
-    new = method.estimator.reduce(leaf, plan, batch.rollouts, batch.advantage)
-    before = method.estimator.reduce(old, plan, batch.rollouts, batch.advantage)
-    anchor = (
-        None if reference is None else method.estimator.reduce(reference, plan, batch.rollouts, batch.advantage).value
-    )
-    advantage = batch.advantage.to(leaf.device).unsqueeze(1).expand_as(new.value)
+
+    def reduce(scores: Tensor) -> Estimate:
+        return method.estimator.reduce(scores, plan, batch.rollouts, batch.advantage)
+
+    new, before = reduce(log_probs(leaf)), reduce(log_probs(values).detach() if old is None else old)
+    anchor = None if reference is None else reduce(reference).value
+    advantage = method.estimator.on_units(batch.advantage.to(leaf.device), plan, batch.rollouts, new.value.shape)
     group = batch.rollouts.group_id.to(leaf.device)
-    units = Units(new.value, before.value, advantage, new.mask, anchor, group)
-    per_unit = method.objective.per_unit(units)
-    if anchor is not None and method.kl.beta > 0:
-        per_unit = per_unit + method.kl.beta * _distance(method, batch, new.value, anchor)
+    tokens = method.estimator.tokens(batch.rollouts).sum(1).to(leaf.device)
+    units = Units(new.value, before.value, advantage, new.mask, anchor, group, tokens, new.factor)
+    per_unit, distance = method.objective.per_unit(units), None
+    if method.exact_kl:
+        distance = reduce(leaf[..., 1]).value
+    elif anchor is not None and method.kl.beta > 0:
+        distance = _distance(method, batch, new.value, anchor)
+    if distance is not None:
+        per_unit = per_unit + method.kl.beta * distance
     loss = reduce_loss(per_unit, new.weight, scale.to(leaf.device))
     if not torch.isfinite(loss):
         raise TrainingError(f"the loss is {float(loss.detach())}")
     (cotangent,) = torch.autograd.grad(loss, leaf)
     value = new.value.detach()
-    return Derivative(loss.detach(), cotangent, Estimate(value, new.weight), before, replace(units, new=value))
+    return Derivative(
+        loss=loss.detach(),
+        cotangent=cotangent,
+        new=Estimate(value, new.weight),
+        old=before,
+        units=replace(units, new=value),
+        distance=None if distance is None else distance.detach(),
+    )
+
+
+def log_probs(values: Tensor) -> Tensor:
+    """``[N, S]`` of what `Learner.score` gives, with or without divergences."""
+    return values if values.ndim == 2 else values[..., 0]
 
 
 def _distance(method: Method, batch: ScoredBatch, new: Tensor, anchor: Tensor) -> Tensor:
@@ -88,7 +109,9 @@ def train_step(
     counted = ~batch.rollouts.truncated if method.mask_truncated else torch.ones(len(batch), dtype=torch.bool)
     units, rows = learner.total((count * counted).sum()), learner.total((counted & (count > 0)).sum())
     # Rows without advantage add exactly nothing unless a KL term or their group acts on them: they are never scored.
-    signal = counted & (torch.ones_like(counted) if method.scores_every_row else batch.advantage != 0)  # type: ignore[operator]
+    assert batch.advantage is not None
+    loud = (batch.advantage != 0).reshape(len(batch), -1).any(1)
+    signal = counted & (torch.ones_like(counted) if method.scores_every_row else loud)
     metrics.add({"signal_share": (signal.sum(), len(batch))})
     picked = signal.nonzero().squeeze(1)
     if not len(picked):
@@ -98,35 +121,87 @@ def train_step(
     scale = row_scale(method.reduction, count[picked], units, rows)
 
     passes = method.inner_passes
-    plans = [estimator.plan(work.rollouts, PlanKey(seed, step, number, passes)) for number in range(passes)]
-    shortcut = method.on_policy and step > 0
-    if shortcut:
-        # New equals old and nothing else is compared with it, so the derivative is known without the values: any will do.
-        olds = [torch.zeros(len(plan), work.rollouts.length, device=learner.policy.device) for plan in plans]
-    else:
-        olds = [learner.score(work.rollouts, plan, law) for plan in plans]
+    assert work.advantage is not None  # for the type checker
+    keys = [PlanKey(seed, step, number, passes) for number in range(passes)]
+    plans = [estimator.plan_of(work.rollouts, work.advantage, key) for key in keys]
+    views = max((int(plan.row.bincount().max()) for plan in plans if len(plan)), default=0)
+    once = method.one_forward(views, learner.micro_batch)
+    # On the first pass new equals old. At the start of a run it is scored beforehand all the same, to assert that.
+    known = step > 0 if once or method.on_policy else method.exact_kl
+    olds = [
+        None if known and number == 0 else learner.score(work.rollouts, plan, law) for number, plan in enumerate(plans)
+    ]
     references: list[Tensor | None] = [None] * len(plans)
-    if method.needs_reference:
+    if method.objective.needs_reference or (method.kl.beta > 0 and not method.exact_kl):
         with learner.reference():
             references = [learner.score(work.rollouts, plan, law) for plan in plans]
 
     for number, (plan, old, reference) in enumerate(zip(plans, olds, references, strict=True)):
-        values = old if number == 0 else learner.score(work.rollouts, plan, law)
-        result = differentiate(method, work, plan, values, old, reference, scale)
-        fresh = learner.backward(work.rollouts, plan, result.cotangent, law)
-        if shortcut:  # only now are the values known, and with them the loss
-            values = fresh
-            known = torch.where(torch.isnan(fresh), 0.0, fresh)
-            result = differentiate(method, work, plan, known, known, None, scale)
-        else:
-            _check_forward_twice(metrics, method, learner, values, fresh, plan)
+        frozen = _Frozen(plan, old, reference, first=number == 0)
+        values, result = _one_pass(learner, method, work, frozen, law, scale, once, metrics)
         if number == 0:
             _compare_with_sampler(metrics, method, work, plan, values)
-        _log_pass(metrics, method, work, result, values, plan)
+        _log_pass(metrics, method, result, values, plan)
         if watch is not None:
             watch(picked, result.new, result.old)
         metrics.add({name: (value, 1) for name, value in learner.step().items()}, prefix="optim/")
     return metrics
+
+
+@dataclass(frozen=True, eq=False)
+class _Frozen:
+    """What a pass compares with, scored before the first update. old: None where the pass's own scores are it."""
+
+    plan: MaskPlan
+    old: Tensor | None
+    reference: Tensor | None
+    first: bool
+
+
+def _one_pass(
+    learner: Learner,
+    method: Method,
+    work: ScoredBatch,
+    frozen: _Frozen,
+    law: Law,
+    scale: Tensor,
+    once: bool,
+    metrics: Metrics,
+) -> tuple[Tensor, Derivative]:
+    """Accumulate the gradient of a pass; its log-probabilities ``[N, S]`` and its derivative, for the log. once: in one forward."""
+    plan, old, reference = frozen.plan, frozen.old, frozen.reference
+    anchors = learner.anchors(work.rollouts, plan) if method.exact_kl else None
+    before = old if frozen.first else None
+    if once:
+        slope = slope_of(method, work, plan, old, reference, scale)
+    elif old is None and method.on_policy:  # the derivative is known without the scores: any will do
+        some = torch.zeros(len(plan), work.rollouts.length, device=learner.policy.device)
+        slope = differentiate(method, work, plan, some, None, reference, scale).cotangent
+    else:
+        before = learner.score(work.rollouts, plan, law, anchors) if before is None else before
+        slope = differentiate(method, work, plan, before, old, reference, scale).cotangent
+    fresh = learner.backward(work.rollouts, plan, slope, law, anchors)
+    if before is not None:
+        _check_forward_twice(metrics, method, learner, log_probs(before), log_probs(fresh), plan)
+    values = torch.where(torch.isnan(fresh), 0.0, fresh) if before is None or once else before
+    return log_probs(values), differentiate(method, work, plan, values, old, reference, scale)
+
+
+def slope_of(
+    method: Method,
+    work: ScoredBatch,
+    plan: MaskPlan,
+    old: Tensor | None,
+    reference: Tensor | None,
+    scale: Tensor,
+) -> Slope:
+    """The cotangent of some of a plan's views from their own scores; old: None where these are it."""
+
+    def slope(part: slice, values: Tensor) -> Tensor:
+        before, anchor = (None if whole is None else whole[part] for whole in (old, reference))
+        return differentiate(method, work, plan.views(part), values, before, anchor, scale).cotangent
+
+    return slope
 
 
 def _check_forward_twice(
@@ -159,14 +234,7 @@ def _compare_with_sampler(metrics: Metrics, method: Method, work: ScoredBatch, p
     metrics.largest("sampler_gap_max", float(gap.max()) if gap.numel() else 0.0)
 
 
-def _log_pass(
-    metrics: Metrics,
-    method: Method,
-    work: ScoredBatch,
-    result: Derivative,
-    values: Tensor,
-    plan: MaskPlan,
-) -> None:
+def _log_pass(metrics: Metrics, method: Method, result: Derivative, values: Tensor, plan: MaskPlan) -> None:
     units = result.units
     metrics.add({"loss": (result.loss, 1)})
     metrics.add(method.objective.metrics(units))
@@ -174,6 +242,5 @@ def _log_pass(
         metrics.largest(f"{name}_max", most)
         metrics.smallest(f"{name}_min", least)
     metrics.mean("logprob", values, plan.scored.to(values.device) & ~torch.isnan(values))
-    if units.reference is not None and method.kl.beta > 0:
-        name = "kl" if method.estimator.kind == "trajectory" else "penalty"
-        metrics.mean(name, _distance(method, work, units.new, units.reference), units.mask)
+    if result.distance is not None:
+        metrics.mean("kl" if method.estimator.kind == "trajectory" else "penalty", result.distance, units.mask)

@@ -18,14 +18,14 @@ from rollouts.schedule import fixed_quota
 from rollouts.select import keep_top, log_mass_below, position_score, random_choice_logprob, threshold
 from rollouts.spec import SamplerSpec
 
-# Logits of one chunk of rows: about this many float32 numbers (64 MB), whatever the vocabulary. Fewer rows would leave a matrix
-# kernel idle (a GPU reads LLaDA's whole head for each chunk), more would only take memory.
-CHUNK_NUMBERS = 16 * 1024 * 1024
+# Logits of one chunk of rows: about this many float32 numbers (128 MB, 265 rows of LLaDA's), whatever the vocabulary. Fewer rows would
+# leave a matrix kernel idle (LLaDA's whole head, 2 GB in float32, is read for each chunk), more would only take memory.
+CHUNK_NUMBERS = 32 * 1024 * 1024
 
 
 @dataclass(eq=False)
 class Record:
-    """What the loop writes down, ``[B,S]`` and ``[B,T]`` (see ``RolloutBatch``)."""
+    """What the loop writes down, ``[B,S]``, ``[B,T]`` and, if asked, ``[B,T,S]`` (see ``RolloutBatch``)."""
 
     tokens: Tensor
     reveal_step: Tensor
@@ -33,6 +33,8 @@ class Record:
     sampler_logprob: Tensor
     entropy: Tensor
     select_logprob: Tensor
+    x0_pred: Tensor | None = None
+    confidence: Tensor | None = None
     forwards: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,11 +48,15 @@ def denoise(
     spec: SamplerSpec,
     streams: list[np.random.Generator],
     on_step: Callable[[Record, int], None] | None = None,
+    beside: list[np.random.Generator] | None = None,
 ) -> Record:
     """Denoise every row of a canvas. ``streams[b]`` is row b's own random stream; nothing else is random.
 
-    on_step is shown the record after each step in which a row was at work; it must not change it.
+    on_step is shown the record after each step in which a row was at work; it must not change it. beside: record the answer that each
+    step predicts; ``beside[b]`` draws it in the blocks to come, where the sampler draws nothing.
     """
+    if beside is not None and spec.selection != "confidence":
+        raise ValueError(f"selection {spec.selection} draws no answer at every masked position; use confidence")
     device = policy.device
     tokens = canvas.tokens.to(device).clone()
     hidden = (canvas.canvas_mask & ~canvas.hint_mask).to(device)
@@ -65,6 +71,9 @@ def denoise(
         entropy=zeros.clone(),
         select_logprob=torch.zeros(len(tokens), spec.steps, device=device),
     )
+    if beside is not None:
+        record.x0_pred = tokens.new_zeros((len(tokens), spec.steps, tokens.shape[1]), dtype=torch.int32)
+        record.confidence = torch.zeros(record.x0_pred.shape, device=device)
     law = laws.Law(spec.temperature, spec.top_p, tuple(sorted({*policy.forbidden_ids, *spec.forbid})))
     rows = torch.arange(len(tokens), device=device)
     training = policy.training
@@ -72,7 +81,7 @@ def denoise(
     try:
         for block in range(spec.blocks):
             window = start[rows, None] + block * spec.block + torch.arange(spec.block, device=device)
-            _denoise_block(policy, record, attention, rows, window, block, spec, law, streams, on_step)
+            _denoise_block(policy, record, attention, rows, window, block, spec, law, streams, on_step, beside)
             if spec.early_stop:
                 ended = is_eos(record.tokens[rows[:, None], window], policy.eos_ids).any(1)
                 rows = rows[~ended]
@@ -83,12 +92,13 @@ def denoise(
     return record
 
 
-def _denoise_block(policy, record, attention, rows, window, block, spec, law, streams, on_step=None) -> None:
+def _denoise_block(policy, record, attention, rows, window, block, spec, law, streams, on_step, beside) -> None:
     """Reveal one block of the rows still at work. rows ``[n]``, window ``[n, W]`` (positions)."""
     masked = record.reveal_step[rows[:, None], window] == spec.steps
     quotas = fixed_quota(masked.sum(1), spec.steps_per_block)
     for offset in range(spec.steps_per_block):
         uniform = _uniforms(streams, rows, window.shape[1], spec.selection)
+        later = None if beside is None else _uniforms(beside, rows, spec.canvas, "later blocks")[0]
         at_work = quotas[:, offset] > 0
         if not at_work.any():
             continue
@@ -97,7 +107,18 @@ def _denoise_block(policy, record, attention, rows, window, block, spec, law, st
         row, place, mask, quota = rows[pick], window[pick], masked[pick], quotas[pick, offset]
         step = block * spec.steps_per_block + offset
         kept = _denoise_step(
-            policy, record, attention, row, place, mask, quota, uniform[:, pick.cpu()], step, spec, law
+            policy,
+            record,
+            attention,
+            row,
+            place,
+            mask,
+            quota,
+            uniform[:, pick.cpu()],
+            step,
+            spec,
+            law,
+            None if later is None else later[pick.cpu()],
         )
         masked[pick] &= ~kept
         if on_step:
@@ -113,24 +134,34 @@ def _uniforms(streams, rows: Tensor, width: int, selection: str) -> Tensor:
     return torch.from_numpy(np.stack([streams[row].random((kinds, width)) for row in rows.tolist()], axis=1))
 
 
-def _denoise_step(policy, record, attention, row, place, masked, quota, uniform, step, spec, law) -> Tensor:
-    """One step of some rows; writes into ``record``; returns which block positions were revealed, bool ``[n, W]``."""
+def _denoise_step(policy, record, attention, row, place, masked, quota, uniform, step, spec, law, later) -> Tensor:
+    """One step of some rows; writes into ``record``; returns which block positions were revealed, bool ``[n, W]``.
+
+    later: None, or float64 ``[n, canvas]``, with which the blocks to come are predicted for the record.
+    """
     asked, order = masked, torch.zeros(len(row), device=row.device)
     if spec.selection == "random":
         score = -uniform[1].to(order)  # the lowest uniforms are a uniformly chosen subset, known before the forward
         asked, order = keep_top(score, masked, quota), random_choice_logprob(masked.sum(1), quota)
     select = torch.zeros_like(attention[row])
     select[torch.arange(len(row), device=row.device)[:, None].expand_as(place)[asked], place[asked]] = True
+    beyond = torch.zeros_like(select) if later is None else (record.reveal_step[row] == spec.steps) & ~select
     # [M, d], row-major: the order of `asked`
-    states = distinct_forward(policy, record.tokens[row], attention[row], select)
+    states = distinct_forward(policy, record.tokens[row], attention[row], select | beyond)
     record.forwards[row] += 1
+    if later is not None:
+        ahead, states = states[beyond[select | beyond]], states[select[select | beyond]]
+        _predict_beyond(policy, record, ahead, row, beyond, step, later, law)
     counts, done, parts = asked.sum(1).tolist(), 0, []
     for part in group_chunks(counts, policy.vocab_size):
         rows = slice(done, done + sum(counts[part]))
         done = rows.stop
         logits = policy.logits(states[rows])
         parts.append(_reveal(logits, uniform[0][part], asked[part], quota[part], spec.selection, law))
-    kept, choice, token, raw, sampler, spread = (torch.cat(column) for column in zip(*parts, strict=True))
+    kept, choice, drawn, certainty, token, raw, sampler, spread = (torch.cat(x) for x in zip(*parts, strict=True))
+    if record.x0_pred is not None and record.confidence is not None:
+        every = (row[:, None].expand_as(place)[asked], step, place[asked])
+        record.x0_pred[every], record.confidence[every] = drawn.int(), certainty
     at = (row[:, None].expand_as(place)[kept], place[kept])
     record.tokens[at] = token
     record.reveal_step[at] = step
@@ -147,7 +178,8 @@ def _reveal(
     """Choose and draw for whole rows, from the logits ``[M, V]`` of their masked positions.
 
     uniform float64 ``[n, W]``, masked bool ``[n, W]``, quota ``[n]``. Returns the kept positions bool ``[n, W]``, the log-probability of
-    that choice ``[n]``, and for each kept position ``[K]`` its token, raw and sampler log-probability and raw entropy.
+    that choice ``[n]``, for each position that was drawn at (all of them, or those kept) its token and probability, and for each kept
+    position ``[K]`` its token, raw and sampler log-probability and raw entropy.
     """
 
     def on_block(values: Tensor) -> Tensor:
@@ -161,12 +193,26 @@ def _reveal(
         logp = logp[chosen]
         token, raw, sampler, _ = _draw(logits[chosen], logp, uniform[kept.to(uniform.device)], law)
         choice = torch.zeros(len(masked), device=logits.device)
-        return kept, choice, token, raw, sampler, laws.entropy(logp)
+        return kept, choice, token, raw.exp(), token, raw, sampler, laws.entropy(logp)
     token, raw, sampler, logq = _draw(logits, logp, uniform[masked.to(uniform.device)], law)
     kept = keep_top(on_block(raw), masked, quota)
     choice = _order_logprob(logq, logp, on_block(raw), masked, kept)
     chosen = kept[masked]
-    return kept, choice, token[chosen], raw[chosen], sampler[chosen], laws.entropy(logp[chosen])
+    spread = laws.entropy(logp[chosen])
+    return kept, choice, token, raw.exp(), token[chosen], raw[chosen], sampler[chosen], spread
+
+
+def _predict_beyond(policy, record, states, row, beyond, step, uniform, law) -> None:
+    """Draw the answer of one step in the blocks to come, and copy what stands. beyond bool ``[n, S]``; uniform ``[n, canvas]``."""
+    record.x0_pred[row, step] = record.tokens[row].int()
+    start = (record.reveal_step[row] >= 0).int().argmax(1)  # any offset of the row's own will do
+    owner, place = beyond.nonzero(as_tuple=True)
+    chance = uniform.to(beyond.device)[owner, (place - start[owner]) % uniform.shape[1]]
+    for part in row_chunks(len(states), policy.vocab_size):
+        logits = policy.logits(states[part])
+        token, raw, *_ = _draw(logits, laws.log_p(logits), chance[part], law)
+        at = (row[owner[part]], step, place[part])
+        record.x0_pred[at], record.confidence[at] = token.int(), raw.exp()
 
 
 def row_chunks(count: int, vocabulary: int) -> list[slice]:

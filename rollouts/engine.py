@@ -28,6 +28,7 @@ def generate(
     on_rows: Callable[[int], None] | None = None,
     on_step: Callable[[Record, int], None] | None = None,
     first_rollout: int = 0,
+    recorded: bool = False,
 ) -> RolloutBatch:
     """Denoise one canvas per prompt.
 
@@ -35,7 +36,8 @@ def generate(
     neighbours.
     max_rows: rows per call (one group per call under ``deterministic``). pad_to: prompt positions every call is padded to;
     default the longest prompt of each call. on_rows is told how many rows each call finished; on_step sees the record of the
-    call at hand after each of its steps.
+    call at hand after each of its steps. recorded: keep the answer predicted at each step (``x0_pred``, ``confidence``); what is
+    sampled is the same.
     """
     batches = []
     for low in range(0, len(prompts), max_rows):
@@ -50,7 +52,8 @@ def generate(
         )
         rollout_ids = torch.arange(first_rollout + part.start, first_rollout + part.stop)
         streams = [stream(seed, purpose, step, i) for i in rollout_ids.tolist()]
-        record = denoise(policy, canvas, spec, streams, on_step)
+        beside = [stream(seed, Purpose.RECORD, step, i) for i in rollout_ids.tolist()] if recorded else None
+        record = denoise(policy, canvas, spec, streams, on_step, beside)
         batches.append(
             _finish(
                 policy,
@@ -68,6 +71,21 @@ def generate(
     whole = RolloutBatch.concat(batches)
     whole.validate()
     return whole
+
+
+def step_answers(policy, batch: RolloutBatch) -> list[tuple[int, int, str, list[int]]]:
+    """(row, step, text, ids up to the first EOS) of every recorded answer, read as final ones are. Raises ``ValueError`` without any."""
+    if batch.x0_pred is None:
+        raise ValueError("these rollouts have no recorded answers")
+    found = []
+    for step in range(batch.steps):
+        tokens = batch.x0_pred[:, step].long()
+        whole = text_mask(tokens, batch.canvas_mask, policy.eos_ids, "first")
+        text = whole & ~is_eos(tokens, policy.eos_ids)
+        for row in batch.step_mask[:, step].nonzero().flatten().tolist():
+            words = policy.tokenizer.decode(tokens[row][text[row]].tolist(), skip_special_tokens=True)
+            found.append((row, step, words, tokens[row][whole[row]].tolist()))
+    return sorted(found, key=lambda one: one[:2])
 
 
 def _finish(policy, canvas: Canvas, record: Record, spec: SamplerSpec, **identities: torch.Tensor) -> RolloutBatch:
@@ -89,6 +107,8 @@ def _finish(policy, canvas: Canvas, record: Record, spec: SamplerSpec, **identit
         entropy=record.entropy.cpu(),
         select_logprob=record.select_logprob.cpu(),
         forwards=record.forwards.cpu(),
+        x0_pred=None if record.x0_pred is None else record.x0_pred.cpu(),
+        confidence=None if record.confidence is None else record.confidence.cpu(),
         texts=tuple(
             decode(row[keep].tolist(), skip_special_tokens=True) for row, keep in zip(tokens, text, strict=True)
         ),

@@ -92,3 +92,9 @@ def draw(logq: Tensor, u: Tensor) -> Tensor:
 def entropy(logp: Tensor) -> Tensor:
     """Entropy in nats, ``[R, V] -> [R]``; ids of zero probability contribute 0."""
     return -torch.where(logp == float("-inf"), 0.0, logp.exp() * logp).sum(-1)
+
+
+def kl(logq: Tensor, logr: Tensor) -> Tensor:
+    """KL(q || r) = sum_v q(v) (log q(v) - log r(v)) in nats, ``[R, V], [R, V] -> [R]``; ids that q excludes contribute 0."""
+    out = logq == float("-inf")
+    return (logq.exp() * (logq.masked_fill(out, 0.0) - logr.masked_fill(out, 0.0))).sum(-1)

@@ -1,11 +1,21 @@
-"""Rollout strategies: which canvases are denoised for a set of prompts."""
+"""What rollout strategies are made of: groups of rollouts of each prompt, and the request that a strategy answers.
+
+The strategies that a recipe can name are in ``rollouts.strategies``.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
 
 from rollouts.engine import generate
 from rollouts.spec import SamplerSpec
 from rollouts.streams import Purpose
 from rollouts.trajectory import RolloutBatch
+
+# Outcome f32 [B] of finished rollouts: 1 is verified, NaN could not be graded. Whoever asks for rollouts brings it along.
+Score = Callable[[RolloutBatch], Tensor]
 
 
 def sample_groups(
@@ -23,10 +33,15 @@ def sample_groups(
     deterministic: bool = False,
     pad_to: int | None = None,
     on_rows: Callable[[int], None] | None = None,
+    group_ids: Sequence[int] | None = None,
+    first_rollout: int = 0,
+    hints: Sequence[dict[int, int]] | None = None,
+    recorded: bool = False,
 ) -> RolloutBatch:
     """``group_size`` independent rollouts of each prompt, groups contiguous: row ``p * G + g``.
 
     deterministic: one group per engine call and one row length (``pad_to``), so that every forward has a fixed composition.
+    group_ids: of the prompts, default 0, 1, ... hints: per row. first_rollout, recorded: as ``generate`` takes them.
     """
     order = [p for p in range(len(prompts)) for _ in range(group_size)]
     return generate(
@@ -36,10 +51,64 @@ def sample_groups(
         seed=seed,
         step=step,
         purpose=purpose,
-        group_ids=order,
+        group_ids=order if group_ids is None else [group_ids[p] for p in order],
         prompt_ids=[prompt_ids[p] for p in order],
         policy_version=policy_version,
         max_rows=group_size if deterministic else max_rows,
         pad_to=pad_to,
+        hints=hints,
         on_rows=on_rows,
+        first_rollout=first_rollout,
+        recorded=recorded,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a strategy is asked for: a group of rollouts for each prompt.
+
+    prompts, prompt_ids, group_ids: one entry per prompt. traces: the token ids of each prompt's reference trace that may be given as
+    hints, for strategies that need them. first_rollout: id of the first rollout; a strategy counts on from there. announce is told how
+    many rollouts are about to be drawn. options: whatever else ``sample_groups`` takes.
+    """
+
+    policy: Any
+    spec: SamplerSpec
+    prompts: Sequence[Sequence[int]]
+    prompt_ids: Sequence[int]
+    group_ids: Sequence[int]
+    group_size: int
+    seed: int
+    step: int
+    first_rollout: int = 0
+    traces: Sequence[Sequence[int]] = ()
+    announce: Callable[[int], None] | None = None
+    options: dict[str, Any] | None = None
+
+    def sample(self, **more: Any) -> RolloutBatch:
+        if self.announce:
+            self.announce(len(self.prompts) * self.group_size)
+        return sample_groups(
+            self.policy,
+            self.prompts,
+            self.spec,
+            group_size=self.group_size,
+            prompt_ids=self.prompt_ids,
+            group_ids=self.group_ids,
+            seed=self.seed,
+            step=self.step,
+            first_rollout=self.first_rollout,
+            **(self.options or {}),
+            **more,
+        )
+
+    def again(self, prompts: Sequence[int]) -> "Request":
+        """A further request for some of the prompts (by place), its rollouts counted on."""
+        return replace(
+            self,
+            prompts=[self.prompts[p] for p in prompts],
+            prompt_ids=[self.prompt_ids[p] for p in prompts],
+            group_ids=[self.group_ids[p] for p in prompts],
+            traces=[self.traces[p] for p in prompts] if self.traces else (),
+            first_rollout=self.first_rollout + len(self.prompts) * self.group_size,
+        )

@@ -21,6 +21,11 @@ class Purpose(IntEnum):
     BOOTSTRAP = 5  # resampling for intervals
     SFT_DATA = 6  # (epoch,): order of the SFT rows
     SKETCH = 7  # (parameter,): signs and shifts of a gradient's random projection
+    HINTS = (
+        16  # (step, group, 0): chunks of a reference trace; (step, group, 1 + i): what the i-th hinted rollout is given
+    )
+    RECORD = 17  # (step, rollout): draws of recorded answers where the sampler itself draws nothing
+    OTHERS = 18  # (epoch,): order of the prompts drawn in place of groups without signal
 
 
 def stream(seed: int, *keys: int) -> np.random.Generator:

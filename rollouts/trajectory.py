@@ -15,6 +15,7 @@ from rollouts.spec import SamplerSpec
 
 FINISH_EOS = "eos"
 FINISH_LENGTH = "length"
+FINISH_GIVEN = "given"  # not sampled: a stored completion, all of it in place at once
 
 _ROW_TENSORS = (
     "tokens",
@@ -27,6 +28,7 @@ _ROW_TENSORS = (
     "sampler_logprob",
     "entropy",
 )
+_STEP_TENSORS = ("x0_pred", "confidence")  # optional, [B,T,S]
 _PADDING = {"tokens": 0, "reveal_step": -1}
 
 
@@ -42,10 +44,14 @@ class RolloutBatch:
     reveal_step     int64 [B,S]  -1 given (prompt, hint, padding); 0..T-1 the step that fixed the token; T never revealed
     raw_logprob     f32   [B,S]  log p(token | state) at temperature 1 over all ids; 0 where no token was drawn
     sampler_logprob f32   [B,S]  the same under the law the token was drawn from
-    entropy         f32   [B,S]  of the raw law at the step that revealed the token, nats
+    entropy         f32   [B,S]  of the raw law at the step that revealed the token, nats; of hints where they were injected by
+                                 ``rollouts.strategies.Inpaint``: with the whole canvas masked
     select_logprob  f32   [B,T]  log-probability of each step's choice of positions (``rollouts.select``)
     policy_version, group_id, prompt_id, forwards  int64 [B]
-    texts           decoded canvas up to the first EOS;  finish_reason: "eos" or "length"
+    texts           decoded canvas up to the first EOS;  finish_reason: "eos", "length", or "given" (not sampled: no step and no
+                    log-probability of it means anything)
+    x0_pred         int32 [B,T,S] or None  if recorded: the answer that each step predicted, what stood included
+    confidence      f32   [B,T,S] or None  p(x0_pred | state) at temperature 1 where the step's state shows MASK; 0 elsewhere
     """
 
     tokens: Tensor
@@ -67,6 +73,8 @@ class RolloutBatch:
     finish_reason: tuple[str, ...]
     sampler_spec: SamplerSpec
     mask_id: int
+    x0_pred: Tensor | None = None
+    confidence: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -95,6 +103,13 @@ class RolloutBatch:
     def truncated(self) -> Tensor:
         """bool [B]: the canvas ended before an EOS was seen."""
         return torch.tensor([reason == FINISH_LENGTH for reason in self.finish_reason])
+
+    @property
+    def step_mask(self) -> Tensor:
+        """bool [B,T]: steps at which the row was at work; each of them revealed a token."""
+        seen = torch.zeros(len(self), self.steps + 1, dtype=torch.int64)
+        seen.scatter_(1, torch.where(self.drawn_mask, self.reveal_step, self.steps), 1)
+        return seen[:, : self.steps] > 0
 
     def state(self, step: int) -> Tensor:
         """x_t ``[B,S]``: the sampler's input at a step, rebuilt from ``reveal_step`` alone."""
@@ -134,6 +149,10 @@ class RolloutBatch:
             value = getattr(self, name)
             fill = value.new_full((len(self), extra), _PADDING.get(name, 0))
             padded[name] = torch.cat([value, fill], dim=1)
+        for name in _STEP_TENSORS:
+            value = getattr(self, name)
+            if value is not None:
+                padded[name] = torch.cat([value, value.new_zeros((*value.shape[:2], extra))], dim=2)
         return replace(self, **padded)
 
     @staticmethod
@@ -142,6 +161,8 @@ class RolloutBatch:
         specs = {batch.sampler_spec.digest() for batch in batches}
         if len(specs) != 1:
             raise ValueError(f"rollouts of different samplers cannot form one batch: {sorted(specs)}")
+        if len({batch.x0_pred is None for batch in batches}) != 1:
+            raise ValueError("rollouts with and without recorded answers cannot form one batch")
         length = max(batch.length for batch in batches)
         parts = [batch.padded(length) for batch in batches]
         joined: dict = {}
@@ -170,10 +191,23 @@ class RolloutBatch:
             "no MASK was drawn": not bool((self.tokens[self.drawn_mask] == self.mask_id).any()),
             "log-probabilities are finite": bool(torch.isfinite(self.sampler_logprob[self.drawn_mask]).all()),
             "padding stands to the right": bool((self.attention_mask.int().diff(dim=1) <= 0).all()),
+            "recorded answers hold what was revealed": self._record_holds(),
         }
         for rule, holds in checks.items():
             if not holds:
                 raise ValueError(f"RolloutBatch: '{rule}' does not hold")
+
+    def _record_holds(self) -> bool:
+        """At each step of a row: what stood stands in its answer, and so does what the step revealed."""
+        if self.x0_pred is None or self.confidence is None:
+            return self.x0_pred is None and self.confidence is None
+        if self.x0_pred.shape != (len(self), self.steps, self.length):
+            return False
+        step = torch.arange(self.steps).view(1, -1, 1)
+        known = (self.reveal_step.unsqueeze(1) <= step) & self.attention_mask.unsqueeze(1)
+        known &= self.step_mask.unsqueeze(2)
+        hidden = (self.x0_pred == self.mask_id) & self.step_mask.unsqueeze(2) & self.canvas_mask.unsqueeze(1)
+        return bool((self.x0_pred == self.tokens.unsqueeze(1))[known].all()) and not bool(hidden.any())
 
     def save(self, folder: str | Path) -> None:
         """Write ``tensors.safetensors`` and ``rollouts.json`` into a folder."""

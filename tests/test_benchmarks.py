@@ -119,6 +119,17 @@ def test_both_sides_of_sampling_give_one_text(dtype: str, tmp_path: Path) -> Non
     assert sampling.run(arguments) == rows
 
 
+def test_the_head_alone(tmp_path: Path) -> None:
+    """Without layers: the gradient is that of the norm before the head, and nothing is computed for another depth."""
+    options = ["--shape", "tiny", "--layers", "0", "--repeats", "1", "--out"]
+    scored = scoring.run(common.parser(None, "scoring").parse_args([*options, str(tmp_path / "a.jsonl")]))
+    sampled = sampling.run(common.parser(None, "sampling").parse_args([*options, str(tmp_path / "b.jsonl")]))
+    assert all(row["ratio"]["distance"] < 1e-5 and row["ours"]["peak_bytes"] for row in scored)
+    assert all("time_all_layers" not in row["ratio"] for row in scored)
+    assert all(row["ratio"]["same_text"] == 1.0 for row in sampled if row["cell"]["temperature"] == 0)
+    assert "nan" not in scoring.table(scored) + sampling.table(sampled)
+
+
 def test_a_difference_between_the_sides_is_noticed() -> None:
     one, two = torch.ones(3), torch.tensor([1.0, 1.0, 1.1])
     loss = torch.tensor(0.5)

@@ -26,10 +26,12 @@ ESTIMATORS = "tests/rl/test_estimators.py"
 ADVANTAGES = "tests/rl/test_advantages.py"
 OBJECTIVES = "tests/rl/test_objectives.py"
 GROUPS = "tests/rl/test_objectives_group.py"
+PREFERENCE = "tests/rl/test_preference.py"
 REDUCE = "tests/rl/test_reduce.py"
 METHOD = "tests/rl/test_method.py"
 STEP = "tests/rl/test_step.py"
 LEARNER = "tests/rl/test_learner.py"
+EXACT_KL = "tests/rl/test_exact_kl.py"
 SFT = "tests/rl/test_sft.py"
 EVALUATE = "tests/rl/test_evaluate.py"
 EXPORT = "tests/rl/test_export.py"
@@ -512,10 +514,54 @@ MUTATIONS = (
     Mutation(
         "values not refreshed",
         "rl/step.py",
-        "values = old if number == 0 else learner.score(work.rollouts, plan, law)",
-        "values = old",
+        "before = learner.score(work.rollouts, plan, law, anchors) if before is None else before",
+        "before = old if before is None else before",
         STEP,
     ),
+    Mutation("old of the first micro-batch", "rl/step.py", "else whole[part]", "else whole[: len(values)]", STEP),
+    Mutation(
+        "one forward where groups are coupled",
+        "rl/method.py",
+        "return not self.objective.couples_rows and (",
+        "return (",
+        STEP,
+    ),
+    Mutation(
+        "one forward of rows in parts",
+        "rl/method.py",
+        "self.estimator.scored_once or views <= micro_batch",
+        "True",
+        STEP,
+    ),
+    Mutation(
+        "KL turned round",
+        "rollouts/law.py",
+        "(logq.exp() * (logq.masked_fill(out, 0.0) - logr",
+        "(logr.exp() * (logq.masked_fill(out, 0.0) - logr",
+        EXACT_KL,
+    ),
+    Mutation(
+        "exact KL without beta",
+        "rl/step.py",
+        "distance = reduce(leaf[..., 1]).value",
+        "distance = reduce(leaf[..., 1]).value / method.kl.beta",
+        EXACT_KL,
+    ),
+    Mutation(
+        "anchor of the policy itself",
+        "rl/learner.py",
+        "with self.reference():\n            for part",
+        "if True:\n            for part",
+        EXACT_KL,
+    ),
+    Mutation(
+        "head of the policy itself",
+        "rl/learner.py",
+        "with self.reference():\n            return self",
+        "if True:\n            return self",
+        EXACT_KL,
+    ),
+    Mutation("rows cut anywhere", "rl/learner.py", "high + size - low > most", "high - low >= most", LEARNER),
     Mutation(
         "reference without swap",
         "rl/step.py",
@@ -536,11 +582,17 @@ MUTATIONS = (
     Mutation(
         "cotangent of the wrong micro-batch",
         "rl/learner.py",
-        "slope = cotangent[part, : tokens.shape[1]]",
-        "slope = cotangent[: len(tokens), : tokens.shape[1]]",
+        "slope = cotangent[part] if",
+        "slope = cotangent[: len(tokens)] if",
         STEP,
     ),
-    Mutation("gradient sign", "rl/learner.py", "(scores * slope).sum()", "-(scores * slope).sum()", STEP),
+    Mutation(
+        "gradient sign",
+        "rl/learner.py",
+        "(scores * slope[:, :width]).sum()",
+        "-(scores * slope[:, :width]).sum()",
+        STEP,
+    ),
     Mutation(
         "width of the first row", "rl/learner.py", "width = int(real.sum(1).max())", "width = int(real.sum(1)[0])", STEP
     ),
@@ -758,7 +810,9 @@ MUTATIONS = (
         "                    pass",
         BENCH,
     ),
-    Mutation("scoring beforehand is free", "rl/diagnose_measure.py", "else 4.0 / 3.0)", "else 1.0)", BENCH),
+    Mutation(
+        "scoring beforehand is free", "rl/diagnose_measure.py", "if alone else 4.0 / 3.0)", "if alone else 1.0)", BENCH
+    ),
     Mutation(
         "rows without advantage measured",
         "rl/diagnose_measure.py",
@@ -773,4 +827,51 @@ MUTATIONS = (
         "the least worth leads", "rl/diagnose_rows.py", "-float(points[i].worth)", "float(points[i].worth)", DIAGNOSE
     ),
     Mutation("the dear ones lead", "rl/diagnose_rows.py", "(not affordable[i],", "(affordable[i],", DIAGNOSE),
+    # preferences
+    Mutation(
+        "score reversed", "rl/preference.py", "return -logsigmoid(score)", "return -logsigmoid(-score)", PREFERENCE
+    ),
+    Mutation("smoothing added", "rl/preference.py", "(flipped - kept) /", "(-flipped - kept) /", PREFERENCE),
+    Mutation("smoothing not unbiased", "rl/preference.py", "(1.0 - 2.0 * label", "(1.0 + 2.0 * label", PREFERENCE),
+    Mutation(
+        "reference added",
+        "rl/preference.py",
+        "(units.new - units.reference)",
+        "(units.new + units.reference)",
+        PREFERENCE,
+    ),
+    Mutation("margins added", "rl/preference.py", "loss = dpo_loss(up - down", "loss = dpo_loss(up + down", PREFERENCE),
+    Mutation(
+        "the chosen unlearnt", "rl/preference.py", "return -units.new[chosen", "return units.new[chosen", PREFERENCE
+    ),
+    Mutation(
+        "supervised term of the sum",
+        "rl/preference.py",
+        "/ units.tokens[chosen].to(units.new)",
+        "* units.tokens[chosen].to(units.new)",
+        PREFERENCE,
+    ),
+    Mutation("pairs from two groups", "rl/preference.py", "rows[group[rows].argsort()]", "rows", PREFERENCE),
+    Mutation(
+        "partnerless rows kept",
+        "rl/preference.py",
+        "return chosen[torch.isin(group[chosen], group[rejected])], rejected[",
+        "return chosen, rejected[",
+        PREFERENCE,
+    ),
+    Mutation("pair weight one", "rl/preference.py", "units.advantage[rows, 0].abs() * loss", "loss", PREFERENCE),
+    Mutation(
+        "worst for best",
+        "rl/advantages.py",
+        "len(rows) / 2, -len(rows) / 2",
+        "-len(rows) / 2, len(rows) / 2",
+        PREFERENCE,
+    ),
+    Mutation(
+        "pair without spread",
+        "rl/advantages.py",
+        "if reward[best] > reward[worst]",
+        "if reward[best] >= reward[worst]",
+        PREFERENCE,
+    ),
 )

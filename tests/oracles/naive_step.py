@@ -14,7 +14,8 @@ from rl.estimators import Sandwich
 from rl.likelihood import Elbo
 from rl.masks import MaskPlan
 from rl.method import Method
-from rl.objectives import Clipped, LinearBound, WeightedCrossEntropy
+from rl.objectives import Clipped, LinearBound, Stepwise, WeightedCrossEntropy
+from rl.preference import Dpo
 from rl.reduce import Constant
 from rl.scored import ScoredBatch
 from rollouts.law import Law
@@ -26,8 +27,8 @@ NOTHING = -60.0  # stands for log 0
 def naive_scores(policy, batch: RolloutBatch, plan: MaskPlan, law: Law) -> dict[tuple[int, int], Tensor]:
     """(view, position) -> log-probability of the token there, or of the position's factor of the order; all with gradient."""
     assert law.top_p == 1.0
-    tokens = batch.tokens[plan.row]
-    inputs = tokens.clone()
+    inputs = batch.tokens[plan.row].clone()
+    tokens = inputs.clone() if plan.target is None else plan.target
     inputs[plan.masked] = policy.mask_id
     everywhere = torch.ones_like(plan.masked)
     states = policy(inputs, batch.attention_mask[plan.row], everywhere)
@@ -59,6 +60,13 @@ def naive_scores(policy, batch: RolloutBatch, plan: MaskPlan, law: Law) -> dict[
 
 def _tokens(method: Method, batch: RolloutBatch, row: int) -> list[int]:
     """Positions that count as the estimator's tokens in a row."""
+    share = getattr(method.estimator, "hints", None)
+    if share is not None:
+        own = batch.loss_mask[row].nonzero().flatten().tolist()
+        end = own[-1] if batch.finish_reason[row] == "eos" else batch.length
+        hints = [place for place in batch.hint_mask[row].nonzero().flatten().tolist() if place < end]
+        hints.sort(key=lambda place: (-float(batch.entropy[row, place]), place))
+        return sorted(own + hints[: max(1, math.floor(share * len(hints)))])
     if method.estimator.kind != "trajectory":
         return batch.loss_mask[row].nonzero().flatten().tolist()
     canvas = (batch.canvas_mask[row] & ~batch.hint_mask[row]).nonzero().flatten().tolist()
@@ -68,6 +76,9 @@ def _tokens(method: Method, batch: RolloutBatch, row: int) -> list[int]:
 def _units(method: Method, batch: RolloutBatch, row: int) -> int:
     """Units of a row, whether or not the plan scores them."""
     tokens, estimator = _tokens(method, batch, row), method.estimator
+    if estimator.kind == "x0_action":
+        taken = {int(step) for step in batch.reveal_step[row] if 0 <= step < batch.steps}
+        return min(estimator.sample_steps, len(taken))
     if estimator.unit == "token":
         return len(tokens)
     if estimator.unit == "sequence" or estimator.kind != "trajectory":
@@ -110,7 +121,11 @@ def naive_estimates(
     found: dict[tuple[int, int], tuple[Tensor, float]] = {}
     for (view, place), score in scores.items():
         row, weight = int(plan.row[view]), float(plan.weight[view, place])
-        if estimator.kind == "coupled":
+        if estimator.kind == "x0_action":
+            step, hidden = int(plan.step[view]), int(plan.masked[view].sum())
+            sure = float(batch.confidence[row, step, place]) if estimator.confidence else 1.0  # type: ignore[index]
+            found[row, step * batch.length + place] = (score, sure / hidden)
+        elif estimator.kind == "coupled":
             found[row, place] = ((found[row, place][0] if (row, place) in found else 0.0) + score * weight, 1.0)
         elif estimator.unit == "token":
             assert (row, place) not in found
@@ -131,7 +146,7 @@ def naive_estimates(
 
 
 def _surrogate(method: Method, new: Tensor, old: float, advantage: float) -> Tensor:
-    if not isinstance(method.objective, Clipped | LinearBound):
+    if not isinstance(method.objective, Clipped | LinearBound | Stepwise):
         return -advantage * new
     low, high, dual = method.objective.epsilon_low, method.objective.epsilon_high, method.objective.dual
     linear = method.objective.kind == "linear_bound" and advantage > 0
@@ -166,6 +181,39 @@ def _weights(
     return found
 
 
+def _advantage(method: Method, batch: ScoredBatch, row: int, unit: int) -> float:
+    """Of the denoising step that a unit belongs to."""
+    rollouts, kind = batch.rollouts, method.estimator.unit
+    step = {
+        "step": unit,
+        "action": unit // rollouts.length,
+        "token": int(rollouts.reveal_step[row, unit % rollouts.length]),
+    }
+    return float(batch.advantage[row, step[kind]])  # type: ignore[index]
+
+
+def _pairs(
+    method: Method, batch: ScoredBatch, new: dict[int, Tensor], reference: dict[int, float]
+) -> dict[int, Tensor]:
+    """Each paired row's share of its pair's loss: |A| times [-log sigmoid of the margin, smoothed, + the chosen row's loss per token]."""
+    objective, group = method.objective, batch.rollouts.group_id.tolist()
+    assert isinstance(objective, Dpo)
+    assert batch.advantage is not None
+    found = {}
+    for up in new:
+        for down in new:
+            if group[up] != group[down] or not float(batch.advantage[up]) > 0 > float(batch.advantage[down]):
+                continue
+            margin = objective.beta * ((new[up] - reference[up]) - (new[down] - reference[down]))
+            right, wrong = -(1 / (1 + (-margin).exp())).log(), -(1 / (1 + margin.exp())).log()
+            e = objective.label_smoothing
+            loss = ((1 - e) * right - e * wrong) / (1 - 2 * e)
+            loss = loss - objective.sft_weight * new[up] / len(_tokens(method, batch.rollouts, up))
+            for row in (up, down):
+                found[row] = abs(float(batch.advantage[row])) * loss
+    return found
+
+
 def _distance(method: Method, new: Tensor, reference: float, length: int) -> Tensor:
     if method.kl.estimator == "k2_sum":
         return (length * new - length * reference) ** 2 / 2 / length
@@ -191,7 +239,7 @@ def naive_loss(
     ours, before = (naive_estimates(method, batch, plan, scores) for scores in (new, old))
     anchor = naive_estimates(method, batch, plan, reference) if reference is not None else {}
     total = torch.zeros(())
-    advantage = {row: float(batch.advantage[row]) for row in rows}
+    advantage = {row: float(batch.advantage[row]) for row in rows if batch.advantage.dim() == 1}
     if method.objective.kind == "weighted_ce":
         kept = [(row, unit) for row, unit in ours if row in units]
         advantage = _weights(
@@ -200,10 +248,26 @@ def naive_loss(
             {key[0]: float(before[key][0]) for key in kept},
             {key[0]: float(anchor[key][0]) for key in kept},
         )
+    pairs = {}
+    if method.objective.kind == "dpo":
+        pairs = _pairs(
+            method,
+            batch,
+            {row: value for (row, _), (value, _) in ours.items()},
+            {row: float(value) for (row, _), (value, _) in anchor.items()},
+        )
     for (row, unit), (value, weight) in ours.items():
         if row not in units:
             continue
-        loss = _surrogate(method, value, float(before[row, unit][0]), advantage[row])
+        if method.objective.kind == "dpo":
+            loss = pairs.get(row, torch.zeros(()))
+        else:
+            own = _advantage(method, batch, row, unit) if batch.advantage.dim() == 2 else advantage[row]
+            loss = _surrogate(method, value, float(before[row, unit][0]), own)
+        if method.objective.kind == "stepwise":
+            on = (rollouts.canvas_mask[row] & ~rollouts.hint_mask[row]).nonzero().flatten().tolist()
+            masked = sum(int(rollouts.reveal_step[row, place]) >= unit // rollouts.length for place in on)
+            loss = loss * len(on) / masked
         if method.kl.beta > 0:
             length = len(_tokens(method, rollouts, row))
             loss = loss + method.kl.beta * _distance(method, value, float(anchor[row, unit][0]), length)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -67,6 +67,36 @@ def log_likelihood(table: Table) -> float:
 
 def weighted_sum(views: Sequence[Subset], table: Table) -> float:
     return sum(view.weight * float(table[tuple(view.hidden.tolist())] @ view.hidden) for view in views)
+
+
+Law = dict[float, float]  # value of an estimate -> probability
+
+
+def law_of(noise: Noise, table: Table) -> Law:
+    """Every value that an estimate can take, over every plan."""
+    plans = outcomes(lambda every: subsets(noise, [every] * noise.draws, length_of(table)))  # type: ignore[arg-type]
+    return _collected((weighted_sum(views, table), probability) for probability, views in plans)
+
+
+def mean_of(law: Law, count: int) -> Law:
+    """The law of the mean of ``count`` independent draws."""
+    total: Law = {0.0: 1.0}
+    for _ in range(count):
+        total = _collected((a + b, p * q) for a, p in total.items() for b, q in law.items())
+    return {value / count: chance for value, chance in total.items()}
+
+
+def _collected(pairs: Iterable[tuple[float, float]]) -> Law:
+    law: Law = {}
+    for value, chance in pairs:
+        law[round(value, 10)] = law.get(round(value, 10), 0.0) + chance
+    assert abs(sum(law.values()) - 1) < 1e-9
+    return law
+
+
+def mean_and_variance(law: Law) -> tuple[float, float]:
+    mean = sum(value * chance for value, chance in law.items())
+    return mean, sum((value - mean) ** 2 * chance for value, chance in law.items())
 
 
 def moments(noise: Noise, table: Table, cells: Cells = ()) -> tuple[float, float]:

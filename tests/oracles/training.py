@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl.advantages import best_worst
 from rl.config import OptimConfig
 from rl.learner import Learner
 from rl.masks import PlanKey
 from rl.method import Method
 from rl.presets import PRESETS
 from rl.scored import ScoredBatch
+from rollouts.hints import with_hint_entropy
 from rollouts.models import LoraSpec, Policy, load_policy, save_policy
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import sample_groups
@@ -27,6 +29,7 @@ Weights = list[Tensor]
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "mean field, token": {"kind": "mean_field", "prompt_mask_prob": 0.3},
+    "mean field, hints": {"kind": "mean_field", "prompt_mask_prob": 0.3, "unit": "token", "hints": 0.5},
     "mean field, sequence": {"kind": "mean_field", "unit": "sequence", "law": "sampler"},
     "every step, token": {"kind": "trajectory"},
     "every step, raw": {"kind": "trajectory", "law": "raw"},
@@ -72,6 +75,23 @@ SEQUENCES: dict[str, tuple[str, dict[str, Any]]] = {
         "elbo, sum",
         {"objective": WEIGHTED | {"baseline": "none"}, "kl": {"beta": 0.1}, "advantage": "group_centered"},
     ),
+    "dpo": ("elbo, sum", {"objective": {"kind": "dpo"}, "advantage": "best_worst"}),
+    "dpo, smoothed": (
+        "every step, sum",
+        {"objective": {"kind": "dpo", "label_smoothing": 0.2, "sft_weight": 0.0}, "advantage": "best_worst"},
+    ),
+    "dpo, k3": (
+        "elbo, sum",
+        {"objective": {"kind": "dpo", "beta": 0.5}, "kl": {"beta": 0.1}, "advantage": "best_worst"},
+    ),
+}
+# Methods on recorded answers, with advantages of their steps.
+STEPWISE: dict[str, dict[str, Any]] = {
+    "answers": {"estimator": {"kind": "x0_action", "sample_steps": 2}},
+    "answers, k2": {"estimator": {"kind": "x0_action", "sample_steps": 3}, "kl": {"beta": 0.3, "estimator": "k2"}},
+    "answers, equal": {"estimator": {"kind": "x0_action", "sample_steps": 9, "confidence": False, "law": "raw"}},
+    "token of a step": {"estimator": {"kind": "trajectory"}, "objective": CLIPPED},
+    "step": {"estimator": {"kind": "trajectory", "unit": "step"}, "objective": CLIPPED | {"dual": 1.15}},
 }
 REDUCTIONS: dict[str, Any] = {"tokens": "token_mean", "sequences": "sequence_mean", "constant": {"constant": 5.0}}
 # One of each kind, for what need not be tried in every combination.
@@ -128,19 +148,48 @@ def restore(parameters: Sequence[Tensor], weights: Weights) -> None:
         parameter.copy_(value)
 
 
+# Canvas offset -> token, of two in three rows.
+HINTS = ({0: 5, 2: 6, 5: 7}, {}, {1: 4, 3: 2, 4: 8, 7: 9})
+
+
 def make_batch(
-    policy: Policy, spec: SamplerSpec = SPEC, *, seed: int = 8, binary: bool = False, group_size: int = 3
+    policy: Policy,
+    spec: SamplerSpec = SPEC,
+    *,
+    seed: int = 8,
+    binary: bool = False,
+    group_size: int = 3,
+    hinted: bool = False,
+    recorded: bool = False,
 ) -> ScoredBatch:
-    """Rollouts with invented rewards and advantages; every third row has no advantage. binary: 0/1, as raft wants them."""
+    """Rollouts with invented rewards and advantages; every third row has no advantage. binary: 0/1, as raft wants them.
+
+    recorded: with answers, and advantages of steps.
+    """
+    count = len(PROMPTS) * group_size
     rollouts = sample_groups(
-        policy, PROMPTS, spec, group_size=group_size, prompt_ids=range(len(PROMPTS)), seed=seed, step=0
+        policy,
+        PROMPTS,
+        spec,
+        group_size=group_size,
+        prompt_ids=range(len(PROMPTS)),
+        seed=seed,
+        step=0,
+        hints=[HINTS[i % len(HINTS)] for i in range(count)] if hinted else None,
+        recorded=recorded,
     )
+    if hinted:
+        rollouts = with_hint_entropy(policy, rollouts)
     generator = torch.Generator().manual_seed(seed)
     advantage = torch.randn(len(rollouts), generator=generator)
     advantage[::3] = 0.0
     if binary:
         advantage = (advantage > 0).float()
-    return ScoredBatch(rollouts, advantage.clone(), advantage.clone()).with_advantage(advantage)
+    scored = ScoredBatch(rollouts, advantage.clone(), advantage.clone())
+    if recorded:
+        own = advantage.unsqueeze(1) * torch.randn(count, rollouts.steps, generator=generator)
+        advantage = torch.where(rollouts.step_mask, own, 0.0)
+    return scored.with_advantage(advantage)
 
 
 def make_learner(policy: Any, *, micro_batch: int = 9, total_steps: int = 10, **optim: Any) -> Learner:
@@ -181,7 +230,8 @@ def naive_gradient(
 ) -> tuple[float, Weights]:
     """Loss and gradient by the oracle, with the policy at the weights ``now``; leaves the policy there."""
     parameters = trained(policy)
-    plan = method.estimator.plan(batch.rollouts, key)
+    assert batch.advantage is not None
+    plan = method.estimator.plan_of(batch.rollouts, batch.advantage, key)
     law = method.estimator.scoring_law(batch.rollouts.sampler_spec, policy.forbidden_ids)
 
     def scores(weights: Weights) -> dict[tuple[int, int], Tensor]:
@@ -211,6 +261,11 @@ def method_of(estimator: str, objective: str = "clipped", reduction: str = "toke
     return Method.model_validate({**parts, **rest})
 
 
+def stepwise_of(name: str, reduction: str = "sequences", **rest: Any) -> Method:
+    parts = {"objective": CLIPPED | {"kind": "stepwise"}, "advantage": "stepwise", **STEPWISE[name]}
+    return Method.model_validate({**parts, "reduction": REDUCTIONS[reduction], **rest})
+
+
 def preset_of(name: str, *, passes: int = 2, steps: int = 4) -> Method:
     """A preset cut down to the toy size: as many draws, segments and passes as fit."""
     raw = PRESETS[name]
@@ -222,7 +277,12 @@ def preset_of(name: str, *, passes: int = 2, steps: int = 4) -> Method:
 
 
 def batch_for(policy: Policy, method: Method, spec: SamplerSpec = SPEC) -> ScoredBatch:
-    return make_batch(policy, spec, binary=method.advantage == "verified")
+    hinted = getattr(method.estimator, "hints", None) is not None
+    recorded = method.advantage == "stepwise"
+    batch = make_batch(policy, spec, binary=method.advantage == "verified", hinted=hinted, recorded=recorded)
+    if method.advantage == "best_worst":
+        return batch.with_advantage(best_worst(batch.reward, batch.rollouts.group_id))
+    return batch
 
 
 def prepared(policy: Policy, method: Method, **options: Any) -> tuple[Learner, Recorder, Weights | None]:

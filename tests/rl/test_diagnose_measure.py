@@ -209,7 +209,7 @@ def test_the_sandwich_goes_by_the_sign_of_each_row(bench: Bench, target: Target)
     positive = np.array([a > 0 for *_, a in rows_of(bench)])
     assert found.values[:, positive] == pytest.approx(plain.values[:, positive], abs=1e-5)
     assert (np.abs(found.values - plain.values)[:, ~positive] > 1e-4).any()
-    assert found.views == pytest.approx(4 / 3 * plain.views)  # it must know its scores before it can slope them
+    assert found.views == plain.views  # its two views stand in one micro-batch: no scoring beforehand
 
 
 def test_weights_streams_and_gradients_are_as_they_were(bench: Bench, target: Target) -> None:
@@ -273,8 +273,11 @@ def test_what_a_plan_costs(bench: Bench) -> None:
     assert bench.cost(Candidate("fixed", mean_field)) == (1.0, False)
     drawn = method_of(MeanField(unit="sequence", prompt_mask_prob=0.5))
     assert bench.cost(Candidate("drawn", drawn)) == (1.0, True)
-    views, random = bench.cost(Candidate("sandwich", method_of(Sandwich(draws=3))))
-    assert (views, random) == (pytest.approx(4.0), True)
+    for draws, views in (
+        (5, 5.0),
+        (6, 8.0),
+    ):  # more than a micro-batch: the scores must be known before they can be sloped
+        assert bench.cost(Candidate("sandwich", method_of(Sandwich(draws=draws)))) == (pytest.approx(views), True)
 
 
 def test_memory_of_a_plan(bench: Bench) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from rewards.contract import Grades, InfrastructureError, Reward, TrainerState
 from rl.data import Prompt
-from rl.grading import columns_of, completion_of, grade_rollouts, reward_metrics
+from rl.grading import batch_metrics, columns_of, completion_of, grade_rollouts, sample_metrics
 from rl.metrics import Metrics, nan_mean
 from rl.scored import ScoredBatch
 from rollouts.trajectory import RolloutBatch
@@ -147,9 +147,10 @@ def test_a_failed_call_drops_its_rows_and_keeps_nothing(rollouts: RolloutBatch) 
 # ---- metrics
 
 
-def logged(batch: ScoredBatch, grades: Grades) -> dict[str, Any]:
+def logged(batch: ScoredBatch) -> dict[str, Any]:
     metrics = Metrics()
-    reward_metrics(metrics, batch, grades, tiny_policy().eos_ids)
+    sample_metrics(metrics, batch)
+    batch_metrics(metrics, batch, tiny_policy().eos_ids)
     return metrics.result()
 
 
@@ -159,13 +160,14 @@ def test_metrics_of_a_batch(rollouts: RolloutBatch) -> None:
         return [1.0, 1.0, 1.0, 0.0, 1.0, 0.5, None, 1.0, 1.0]
 
     batch, grades = grade(rollouts, Reward("talk", talkative), of([1.0] * 9, "flat", 0.5))
-    metrics = logged(batch, grades)
+    metrics = logged(batch)
     assert metrics["outcome"] == metrics["reward/talk"] == pytest.approx(6.5 / 8)
     assert metrics["reward"] == pytest.approx((6.5 + 4.5) / 9)
     assert metrics["reward/flat/std"] == 0.0
     values = torch.tensor([1.0, 1, 1, 0, 1, 0.5, 1, 1])
     assert metrics["reward/talk/std"] == pytest.approx(float(values.std(correction=0)))
-    assert metrics["user/brevity"] == 4.0
+    assert grades.metrics["brevity"] == 4.0
+    assert metrics["failed_groups"] == 0.0
     assert metrics["zero_signal_groups"] == pytest.approx(1 / 3)  # the first prompt's
     ids = [tuple(row) for row in rollouts.completion_ids(tiny_policy().eos_ids)]
     assert metrics["length"] == pytest.approx(sum(map(len, ids)) / 9)
@@ -179,8 +181,8 @@ def test_metrics_of_a_batch(rollouts: RolloutBatch) -> None:
 
 
 def test_metrics_of_an_empty_batch_are_only_its_drops(rollouts: RolloutBatch) -> None:
-    batch, grades = grade(rollouts, of([None] * 9))
-    metrics = logged(batch, grades)
+    batch, _ = grade(rollouts, of([None] * 9))
+    metrics = logged(batch)
     assert metrics == {"dropped/no reward applies": 9}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rl.config import Split, WarmStartConfig
-from rl.learner import Learner, TrainingError, lr_factor
+from rl.learner import Learner, TrainingError, lr_factor, micro_batches
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import PlanKey
 from rollouts.law import RAW
@@ -220,6 +220,58 @@ def test_backward_is_the_gradient_of_the_product_and_accumulates(policy: Policy,
     learner.backward(batch, plan, cotangent, RAW)
     assert distance([p.grad for p in learner.parameters if p.grad is not None], [2 * g for g in wanted]) < 1e-5
     assert learner.work.backward == 2 * len(plan)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 1000])
+def test_a_cotangent_may_be_a_function_of_its_micro_batch(policy: Policy, micro_batch: int) -> None:
+    """d(sum of squares) / 2: the cotangent of a value is the value; it is asked for once per view, with the values of the pass."""
+    learner = make_learner(policy, micro_batch=micro_batch)
+    batch = make_batch(policy)
+    plan = Trajectory().plan(batch.rollouts, PlanKey(3, 0))
+    law = Trajectory().scoring_law(batch.rollouts.sampler_spec, policy.forbidden_ids)
+    values = learner.score(batch.rollouts, plan, law)
+    learner.backward(batch.rollouts, plan, values, law)
+    wanted = [p.grad.clone() for p in learner.parameters if p.grad is not None]
+    learner.optimizer.zero_grad()
+    seen: list[int] = []
+
+    def slope(part: slice, own: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(own, values[part])
+        seen.extend(range(part.start, part.stop))
+        return own
+
+    assert torch.equal(learner.backward(batch.rollouts, plan, slope, law), values)
+    assert seen == list(range(len(plan)))
+    for parameter, gradient in zip(learner.parameters, wanted, strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, gradient)
+    learner.optimizer.zero_grad()
+    work = learner.work.backward
+    learner.backward(batch.rollouts, plan, lambda part, own: torch.zeros_like(own), law)
+    assert learner.work.backward == work  # nothing to go back for
+
+
+def test_micro_batches_hold_whole_rows_where_they_fit() -> None:
+    def parts(sizes: list[int], most: int) -> list[tuple[int, int]]:
+        row = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+        return [(part.start, part.stop) for part in micro_batches(row, most)]
+
+    assert parts([2, 2, 2], 4) == [(0, 4), (4, 6)]
+    assert parts([2, 2, 2], 3) == [(0, 2), (2, 4), (4, 6)]
+    assert parts([1] * 5, 2) == [(0, 2), (2, 4), (4, 5)]
+    assert parts([5, 1, 3], 3) == [
+        (0, 3),
+        (3, 6),
+        (6, 9),
+    ]  # a row that does not fit is cut, and its rest may have company
+    assert parts([5, 2], 3) == [(0, 3), (3, 5), (5, 7)]
+    assert parts([3], 100) == [(0, 3)]
+    assert parts([], 4) == []
+    for most in range(1, 9):
+        cut = parts([3, 1, 4, 1, 5, 2], most)
+        assert [low for low, _ in cut] == [0, *(high for _, high in cut[:-1])]
+        assert cut[-1][1] == 16
+        assert all(high - low <= most for low, high in cut)
 
 
 def test_micro_batches_without_cotangent_are_left_out(policy: Policy) -> None:

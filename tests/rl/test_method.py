@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 
+from rl.advantages import GROUP_ADVANTAGES
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import PlanKey
 from rl.method import Method, forwards
 from rl.objectives import Clipped, LinearBound, PolicyGradient, Raft, WeightedCrossEntropy
+from rl.preference import Dpo
 from rl.presets import PRESETS, resolve
 from rollouts.spec import SamplerSpec
 from tests.oracles.batches import sample
@@ -84,12 +86,32 @@ def test_presets_of_trajectories_are_the_published_choices() -> None:
     assert (agrpo.inner_passes, agrpo.kl.beta, agrpo.advantage) == (1, 0.0, "group_centered")
 
 
+def test_presets_of_preferences_are_the_published_choices() -> None:
+    for name in ("vrpo", "online_vrpo"):
+        found = method(preset=name)
+        assert found.estimator == Elbo(draws=8, masks_per_level=1, length_normalized=False)  # n_t = 8, n_y = 1
+        assert found.objective == Dpo(beta=0.2, sft_weight=0.05, label_smoothing=0.0)
+        assert (found.advantage, found.inner_passes, found.kl.beta) == ("best_worst", 1, 0.0)
+        assert found.kl.reference == "start"
+        assert found.needs_reference
+        assert not found.on_policy
+        assert not found.scores_every_row
+    cost = forwards(method(preset="online_vrpo"), PUBLISHED, 6, 2, 8)  # of six rollouts a prompt, two are trained on
+    assert (cost["rollout"], cost["old"], cost["reference"], cost["train"]) == (12 * 128, 32, 32, 32)
+    assert forwards(method(preset="vrpo"), PUBLISHED, 2, 2, 8)["train"] == 32
+    assert forwards(method(preset="vrpo", kl={"beta": 0.1}), PUBLISHED, 6, 2, 8)["train"] == 96  # a KL term acts on all
+
+
 def test_what_a_method_asks_of_the_step() -> None:
     """No reference and no scores beforehand where nothing needs them."""
-    cost = {name: forwards(method(preset=name), PUBLISHED, 4, 1) for name in ("dmpo", "bgpo", "wd1")}
-    assert cost["dmpo"]["reference"] == cost["dmpo"]["old"] == cost["dmpo"]["train"] == 4 * 4 * 8
+    cost = {name: forwards(method(preset=name), PUBLISHED, 4, 1, 8) for name in ("dmpo", "bgpo", "wd1")}
+    # DMPO's weights couple the rows of a group: all passes are scored, and all but the first once more before their gradient.
+    assert (cost["dmpo"]["reference"], cost["dmpo"]["train"]) == (4 * 4 * 8, 4 * 4 * 8)
+    assert cost["dmpo"]["old"] == 4 * 4 * (8 + 7)
     assert (cost["bgpo"]["reference"], cost["bgpo"]["old"], cost["bgpo"]["train"]) == (0, 0, 4 * 16)
-    assert cost["wd1"]["reference"] == 0
+    assert (cost["wd1"]["reference"], cost["wd1"]["old"], cost["wd1"]["train"]) == (0, 4 * 11, 4 * 12)
+    espo = {size: forwards(method(preset="espo"), PUBLISHED, 4, 1, size)["old"] for size in (3, 4)}
+    assert espo == {3: 4 * 4 * (8 + 7), 4: 4 * 4 * 7}  # a row's four views in one micro-batch, or not
     assert not method(preset="dmpo", inner_passes=1).on_policy
     assert method(preset="bgpo").on_policy
     assert method(preset="wd1", inner_passes=1).on_policy
@@ -156,6 +178,15 @@ def test_unknown_keys_are_refused() -> None:
         ({"preset": "dmpo", "estimator": {"kind": "trajectory"}}, "estimator.unit", "unit: sequence"),
         ({"preset": "dmpo", "advantage": "group_normalized"}, "advantage", "advantage: group_centered"),
         ({"kl": {"beta": 0.1, "estimator": "k2_sum"}}, "kl.estimator", "unit: sequence"),
+        ({"preset": "vrpo", "estimator": {"kind": "coupled"}}, "estimator.unit", "unit: sequence"),
+        ({"preset": "vrpo", "estimator": {"unit": "draw"}}, "estimator.unit", "unit: sequence"),
+        (
+            {"preset": "vrpo", "estimator": {"length_normalized": True}},
+            "estimator.length_normalized",
+            "length_normalized: false",
+        ),
+        ({"preset": "vrpo", "advantage": "group_normalized"}, "advantage", "advantage: best_worst"),
+        ({"preset": "online_vrpo", "mask_truncated": True}, "mask_truncated", "mask_truncated: false"),
         ({"preset": "espo", "estimator": {"length_normalized": False}}, "kl.estimator", "length_normalized: true"),
     ],
 )
@@ -165,7 +196,7 @@ def test_impossible_combinations(raw: dict, key: str, remedy: str) -> None:
     assert remedy in problems[0][1]
 
 
-@pytest.mark.parametrize("advantage", ["group_centered", "group_normalized", "leave_one_out", "softmax_difference"])
+@pytest.mark.parametrize("advantage", GROUP_ADVANTAGES)
 def test_a_group_of_one_has_no_baseline(advantage: str) -> None:
     assert keys(method(advantage=advantage), group_size=1) == ["advantage"]
     assert keys(method(preset="raft"), group_size=1) == []
@@ -189,19 +220,21 @@ def test_forwards_are_an_upper_bound_on_what_the_plans_ask_for() -> None:
     batch = sample(policy, [(0, 1)] * 6, SAMPLER)
     for raw in ({}, {"preset": "diffu_grpo"}, {"preset": "raft"}, {"estimator": {"sample_steps": 2}}):
         value = method(**raw)
-        budget = forwards(value, SAMPLER, 3, 2)
+        budget = forwards(value, SAMPLER, 3, 2, 8)
         views = sum(len(value.estimator.plan(batch, PlanKey(0, 0, p))) for p in range(value.inner_passes))
         assert views <= budget["train"]
         assert budget["views_per_pass"] * value.inner_passes == budget["train"]
         assert int(batch.forwards.sum()) <= budget["rollout"] == 24
         assert budget["reference"] == (budget["train"] if value.kl.beta else 0)
-    assert forwards(method(preset="diffu_grpo"), SAMPLER, 3, 2)["train"] == 72
+    assert forwards(method(preset="diffu_grpo"), SAMPLER, 3, 2, 8)["train"] == 72
 
 
 def test_a_plan_is_data_new_old_and_reference_share_it() -> None:
     batch = sample(TabularPolicy(6, seed=3), [(0, 1)] * 4, SAMPLER)
+    recorded = sample(TabularPolicy(6, seed=3), [(0, 1)] * 4, SAMPLER, recorded=True)
     for name in PRESETS:
         estimator = preset_of(name).estimator
+        batch = recorded if estimator.kind == "x0_action" else batch
         one, two = (estimator.plan(batch, PlanKey(3, 1, 0)) for _ in range(2))
         assert torch.equal(one.masked, two.masked)
         assert torch.equal(one.weight, two.weight)
