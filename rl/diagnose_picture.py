@@ -39,17 +39,15 @@ def _bars(axis: Any, found: Diagnosis) -> None:
     worth = [min(max(row.worth["value"], 0.0), 1.0) for row in rows]
     top = [max(_ceiling(row), value) for row, value in zip(rows, worth, strict=True)]
     places = range(len(rows))
-    axis.barh(places, worth, color=WORTH, label="worth at the budget")
-    axis.barh(
-        places,
-        [high - low for high, low in zip(top, worth, strict=True)],
-        left=worth,
-        color=NOISE,
-        label="lost to noise of the masks",
+    parts = (
+        (worth, [0.0] * len(rows), WORTH, "worth at the budget"),
+        ([high - low for high, low in zip(top, worth, strict=True)], worth, NOISE, "lost to noise of the masks"),
+        ([1.0 - high for high in top], top, DIRECTION, "lost to direction (no budget mends it)"),
     )
-    axis.barh(
-        places, [1.0 - high for high in top], left=top, color=DIRECTION, label="lost to direction (no budget mends it)"
-    )
+    for width, start, color, label in parts:
+        bars = axis.barh(places, width, left=start, color=color, label=label)
+        for bar, row in zip(bars, rows, strict=True):
+            bar.set_alpha(1.0 if row.affordable else 0.4)
     for place, row in zip(places, rows, strict=True):
         low, high = row.worth["low"], row.worth["high"]
         if not math.isnan(low):
@@ -70,7 +68,7 @@ def _curves(axis: Any, found: Diagnosis) -> None:
         cost, worth = zip(*row.curve, strict=True)
         width = 2.6 if row is found.leader else 1.5
         axis.plot(cost, worth, marker="o", markersize=4, linewidth=width, color=color, label=row.name)
-        if not row.random:  # one point: more views change nothing
+        if not row.random and cost[0] < 4 * found.budget:  # one point: more views change nothing
             axis.plot([cost[0], 4 * found.budget], [worth[0]] * 2, linestyle=":", color=color, linewidth=1)
     axis.axvline(found.budget, color="black", linewidth=0.8, linestyle="--")
     axis.set_xscale("log", base=2)
@@ -108,4 +106,5 @@ def _ceiling(row: Row) -> float:
 def _label(row: Row) -> str:
     names = [name for name in row.used_by if name != "this recipe"]
     mine = "  ◀ this recipe" if row.own else ""
-    return f"{row.name}{mine}\n{', '.join(names)}" if names else f"{row.name}{mine}"
+    cost = f"{row.views:.3g} views" if row.affordable else f"{row.views:.3g} views, beyond the budget"
+    return f"{row.name}{mine}\n{', '.join([*names, cost])}"

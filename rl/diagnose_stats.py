@@ -26,6 +26,7 @@ RESAMPLES = 2000
 BOUNDS = (2.5, 97.5)  # percentiles of an interval
 FEW = 4  # prompts with a signal, below which nothing is recommended
 UNDECIDED = 0.05  # share of resamples in which another is as good as the leader: then the two are not told apart
+MARGIN = 0.02  # of worth: so little is nothing to choose by
 
 
 @dataclass(frozen=True, eq=False)

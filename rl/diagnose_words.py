@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from rl.config_errors import listing
 from rl.diagnose_rows import Diagnosis, Row
-from rl.diagnose_stats import FEW, UNDECIDED
+from rl.diagnose_stats import FEW, MARGIN, UNDECIDED
 
 OFF = 0.95  # a cosine whose interval ends below this points elsewhere, whatever the budget
 
@@ -29,13 +29,12 @@ def contender(found: Diagnosis) -> Row | None:
 
 
 def rivals(found: Diagnosis) -> list[Row]:
-    """What the contender is not told apart from: estimators worth as much in at least ``UNDECIDED`` of the resamples."""
+    """What is as good as the contender: worth as much in at least ``UNDECIDED`` of the resamples, or within ``MARGIN`` of it."""
     best = contender(found)
     if best is None:
         return []
-    return [
-        row for row in found.rows if row.affordable and row is not best and not row.exact and row.rival >= UNDECIDED
-    ]
+    others = [row for row in found.rows if row.affordable and row is not best and not row.exact]
+    return [row for row in others if row.rival >= UNDECIDED or row.worth["value"] >= best.worth["value"] - MARGIN]
 
 
 def frontier(found: Diagnosis) -> list[tuple[int, Row, float]]:
@@ -101,7 +100,8 @@ def _recommendation(found: Diagnosis) -> Iterator[str]:
         verb = "is" if len(close) == 1 else "are"
         yield (
             f"Within noise: {_names(close)} {verb} not told apart from {best.name} by these {found.groups} prompts (paired "
-            f"bootstrap over prompts). Of these, {quickest.name} takes the least time. To tell them apart: {more}."
+            f"bootstrap over prompts, or within {100 * MARGIN:g} points). Of these, {quickest.name} takes the least time. To "
+            f"tell them apart: {more}."
         )
 
 

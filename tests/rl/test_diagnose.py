@@ -237,6 +237,8 @@ def test_ties_are_said_and_the_quickest_of_them_named(found: Diagnosis) -> None:
         {"worth": 0.2, "cosine": 0.5, "seconds": 0.1, "rival": 0.04},
     )
     assert [row.name for row in rivals(some)] == ["e1"]
+    hair = with_rows(found, {"worth": 0.8, "cosine": 0.99}, {"worth": 0.79, "cosine": 0.99, "rival": 0.0})
+    assert [row.name for row in rivals(hair)] == ["e1"]  # always a little behind, and not worth a thought
     words = advice(some)
     assert words[0].startswith("At 4 views per rollout, e0 has the best signal-to-noise")
     assert "80 % [75 %, 82 %]" in words[0]

@@ -137,11 +137,11 @@ def test_intervals() -> None:
 
 def test_values() -> None:
     values = np.array([[1.0, 5.0], [3.0, 5.0]])
-    found = summarise_values(values, np.array([1.0, 6.0]))
+    found = summarise_values(values, np.array([1.0, 2.0]))
     assert found.deviation == pytest.approx(1.0)  # variances 2 and 0
-    assert found.gap == pytest.approx(0.0)  # 1 and -1
+    assert found.gap == pytest.approx(2.0)  # 1 and 3
     assert found.gap_error == pytest.approx(1.0)
-    assert found.gap_rms == pytest.approx(math.sqrt((1 - 2 / 2 + 1 - 0) / 2))
+    assert found.gap_rms == pytest.approx(math.sqrt((1 - 2 / 2 + 9 - 0) / 2))
     fixed = summarise_values(np.array([[2.0, 3.0]]), np.array([2.0, 3.0]))
     assert (fixed.deviation, fixed.gap, fixed.gap_rms) == (0.0, 0.0, 0.0)
 

@@ -26,7 +26,8 @@ def test_small_gradients_are_kept_as_they_are() -> None:
 
 def test_inner_products_are_unbiased_with_the_stated_variance() -> None:
     generator = torch.Generator().manual_seed(1)
-    x, y = torch.randn(50, generator=generator), torch.randn(50, generator=generator) + 0.5
+    x = torch.randn(50, generator=generator)
+    y = x + 0.5
     own, size, products = parameters(20, 30), 8, []
     for seed in range(1500):
         sketch = Sketch(own, seed, size=size)
@@ -38,6 +39,18 @@ def test_inner_products_are_unbiased_with_the_stated_variance() -> None:
     assert not sketch.exact
     assert np.var(products) <= 1.15 * bound
     assert np.mean(products) == pytest.approx(exact, abs=4 * np.sqrt(bound / len(products)))
+
+
+def test_numbers_at_the_same_place_of_all_runs_do_not_always_meet() -> None:
+    own, size = parameters(64), 8
+    x = (torch.arange(64) % size == 0).float()
+    squares = []
+    for seed in range(400):
+        sketch = Sketch(own, seed, size=size)
+        fill(own, x)
+        squares.append(float(sketch().square().sum()))
+    assert np.mean(squares) == pytest.approx(8, abs=1)
+    assert np.var(squares) < 1.5 * 2 * 8 * 8 / size  # were they to meet, it would be seven times as much
 
 
 def test_it_is_linear_bounded_and_the_same_for_the_same_seed() -> None:
