@@ -16,6 +16,7 @@ from rl.method import Method
 from rl.objectives import PolicyGradient
 from rl.presets import PRESETS
 from rl.reduce import Constant
+from rollouts.strategies import Inpaint
 
 OWN = "this recipe"
 
@@ -83,6 +84,8 @@ def measured_method(recipe: Recipe, estimator: dict[str, Any]) -> Method:
     }
     if "approximations" in Method.model_fields:  # all are named: how far each is from the law is what is measured
         rest["approximations"] = ("order_conditional", "biased_ratio")
+    if not isinstance(recipe.rollout.strategy, Inpaint):  # no rollout has hints, so what is done with them is all one
+        estimator = {key: value for key, value in estimator.items() if key != "hints"}
     whole = {**estimator, "unit": "sequence", "length_normalized": False}
     try:
         method = Method.model_validate({"estimator": whole, **rest})

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.diagnose_rows import Diagnosis, Row
-from rl.diagnose_words import law_name, rivals
+from rl.diagnose_words import contender, law_name, rivals, views_of
 
 WORTH, NOISE, DIRECTION = "#0b4f8a", "#c46a1b", "#d9dee3"
 LINES = ("#0b4f8a", "#c46a1b", "#2f7d4f", "#8a3b8f", "#7a8794", "#b8860b", "#b03030", "#3a9aa8")
@@ -54,7 +54,7 @@ def _bars(axis: Any, found: Diagnosis) -> None:
             ends = [min(max(low, 0), 1), min(max(high, 0), 1)]
             axis.plot(ends, [place, place], color="white", linewidth=3.5, alpha=0.8)
             axis.plot(ends, [place, place], color="black", linewidth=1.2)
-    best = [row.name for row in rivals(found)] + ([found.leader.name] if found.leader else [])
+    best = [row.name for row in (found.leader, contender(found), *rivals(found)) if row is not None]
     axis.set_yticks(places, [_label(row) for row in rows], fontsize=9)
     for tick, row in zip(axis.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if row.name in best else "normal")
@@ -106,5 +106,5 @@ def _ceiling(row: Row) -> float:
 def _label(row: Row) -> str:
     names = [name for name in row.used_by if name != "this recipe"]
     mine = "  ◀ this recipe" if row.own else ""
-    cost = f"{row.views:.3g} views" if row.affordable else f"{row.views:.3g} views, beyond the budget"
+    cost = views_of(row.views) if row.affordable else f"{views_of(row.views)}, beyond the budget"
     return f"{row.name}{mine}\n{', '.join([*names, cost])}"

@@ -57,6 +57,10 @@ def share(value: float) -> str:
     return "?" if math.isnan(value) else f"{100 * value:.0f} %"
 
 
+def views_of(count: float) -> str:
+    return "1 view" if count == 1 else f"{count:.3g} views"
+
+
 def span(low: float, high: float) -> str:
     return "" if math.isnan(low) else f" [{share(low)}, {share(high)}]"
 
@@ -89,7 +93,7 @@ def _recommendation(found: Diagnosis) -> Iterator[str]:
             f"measured by and cannot beat. Best of the others by signal-to-noise towards it: {told}."
         )
     else:
-        each = _views(leader.views)
+        each = views_of(leader.views)
         paid = f"{leader.averaged} plans of {each}" if leader.averaged > 1 and leader.random else each
         yield (
             f"At {found.budget} views per rollout, {leader.name} has the best signal-to-noise towards the trajectory gradient "
@@ -108,7 +112,7 @@ def _recommendation(found: Diagnosis) -> Iterator[str]:
 def _own(found: Diagnosis) -> Iterator[str]:
     for place, row in enumerate(found.rows, 1):
         if row.own and row is not found.leader:
-            dear = "" if row.affordable else f", at {_views(row.views)}, which is beyond the budget"
+            dear = "" if row.affordable else f", at {views_of(row.views)}, which is beyond the budget"
             yield (
                 f"This recipe's own estimator, {row.name}, is worth {_worth(row)}: place {place} of {len(found.rows)}{dear}."
             )
@@ -117,7 +121,7 @@ def _own(found: Diagnosis) -> Iterator[str]:
 def _less(found: Diagnosis) -> Iterator[str]:
     steps = frontier(found) if found.leader is not None else []
     if steps:
-        told = [f"{_views(n)}: {row.name} ({share(worth)})" for n, row, worth in steps]
+        told = [f"{views_of(n)}: {row.name} ({share(worth)})" for n, row, worth in steps]
         yield f"With a smaller budget, the best measured at {'; '.join(told)}."
 
 
@@ -140,7 +144,7 @@ def _variance(found: Diagnosis) -> Iterator[str]:
 def _beyond(found: Diagnosis) -> Iterator[str]:
     dear = [row for row in found.rows if not row.affordable]
     if dear:
-        told = listing([f"{row.name} ({_views(row.views)})" for row in dear], 20)
+        told = listing([f"{row.name} ({views_of(row.views)})" for row in dear], 20)
         most = max(math.ceil(row.views) for row in dear)
         yield f"Beyond the budget and not ranked: {told}. To rank them: --budget {most}."
 
@@ -192,10 +196,6 @@ def _of_the_law(found: Diagnosis) -> str:
         f"Order-conditional: under selection {found.selection} the order is a certain function of the policy and has no "
         "density; gradients are held against the law of the tokens given their order, which is not all of the policy."
     )
-
-
-def _views(count: float) -> str:
-    return "1 view" if count == 1 else f"{count:.3g} views"
 
 
 def _worth(row: Row) -> str:

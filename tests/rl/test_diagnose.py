@@ -29,7 +29,7 @@ from tests.oracles.runs import ROWS, recipe, written
 from tests.oracles.training import tiny_folder
 
 QUIET: dict[str, Any] = {"reporter": Reporter(quiet=True), "train_dataset": ROWS}
-SMALL = {"train": {"prompts_per_update": 4}, "rollout": {"group_size": 2}}
+SMALL = {"train": {"prompts_per_update": 4, "micro_batch": 64}, "rollout": {"group_size": 2, "max_rows": 8}}
 
 
 def worth_of_text(text: str) -> float:
@@ -114,7 +114,7 @@ def test_every_preset_is_measured_or_refused(found: Diagnosis) -> None:
 def test_it_is_the_same_twice_and_another_seed_is_another(only_three: None, base: Path) -> None:
     one, again = run(base), run(base)
     assert untimed(plain(as_json(one))) == untimed(plain(as_json(again)))
-    other = run(base, sections={"train": {"prompts_per_update": 4, "seed": 1}})
+    other = run(base, sections={"train": {"prompts_per_update": 4, "micro_batch": 64, "seed": 1}})
     assert untimed(plain(as_json(other))) != untimed(plain(as_json(one)))
 
 
