@@ -171,6 +171,7 @@ def test_lora_and_a_run_and_its_checkpoint(only_three: None, base: Path, tmp_pat
     assert diagnose("recipe.yaml", model=str(base), **options).parameters == fresh.parameters
     dear = [row for row in trained.rows if not row.affordable]
     assert dear
+    assert list(trained.rows[-len(dear) :]) == dear  # ranked last, whatever they are worth
     assert "Beyond the budget" in " ".join(advice(replace(trained, groups=9)))
 
 
