@@ -1,4 +1,4 @@
-"""Commands around a run: sample, eval, report, export, doctor. `rl.cli` registers them; all that is heavy is imported inside."""
+"""Commands around a run: sample, eval, diagnose, report, export, doctor. `rl.cli` registers them; all that is heavy is imported inside."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -240,6 +240,56 @@ def rewrite(
         raise typer.Exit(1)
 
 
+def diagnose(
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe, or a run folder with its weights.", show_default=False),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY.PATH=VALUE]...", help="What differs from the recipe, as in rollout.steps=32."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A checkpoint, Hub name or run in place of the recipe's.", show_default=False),
+    ] = None,
+    adapter: AdapterOption = None,
+    prompts: Annotated[
+        int | None, typer.Option(help="Prompts sampled.  [default: those of an update, at most 16]", min=1)
+    ] = None,
+    plans: Annotated[
+        int, typer.Option(help="Mask plans of the budget's size that each estimator is measured with.", min=2)
+    ] = 16,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            help="Views per rollout at which estimators are compared.  [default: the sampler's steps, from 4 to 16]",
+            min=1,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder for diagnose.json, .png, .html.  [default: runs/NAME-diagnose]"
+        ),
+    ] = None,
+) -> None:
+    """What each estimator's gradient is worth per forward, on this recipe's model, prompts and rollouts.
+
+    A view is one forward and backward of one row. Nothing is trained.
+    """
+    from rl.diagnose import diagnose as run
+    from rl.diagnose import named
+    from rl.diagnose_report import check_folder, show, write
+
+    folder = out or Path("runs") / f"{named(recipe)}-diagnose"
+    check_folder(folder)
+    found = run(recipe, overrides or [], model=model, adapter=adapter, prompts=prompts, plans=plans, budget=budget)
+    files = write(found, folder)
+    show(found)
+    typer.echo(f"\nwrote {', '.join(map(str, files))}")
+
+
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -282,6 +332,7 @@ def pairs(
 COMMANDS = {
     "sample": sample,
     "eval": evaluate,
+    "diagnose": diagnose,
     "report": report,
     "export": export,
     "pairs": pairs,

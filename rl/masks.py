@@ -352,6 +352,15 @@ def blockwise(batch: RolloutBatch, key: PlanKey, noise: Noise, sample_blocks: in
     return replace(plan, masked=plan.masked | (later & _canvas(batch)[plan.row]))
 
 
+def every_subset(batch: RolloutBatch) -> MaskPlan:
+    """All 2^L - 1 views of each row that hide some of its L tokens in ``loss_mask``; view h - 1 of a row hides the bits of h."""
+    picks = []
+    for index, (_, length) in enumerate(_lengths(batch)):
+        bits = np.arange(2**length)[:, None] >> np.arange(length) & 1
+        picks += [(index, number, hidden, 1.0) for number, hidden in enumerate(bits[1:].astype(bool))]
+    return token_views(batch, picks)
+
+
 def _lengths(batch: RolloutBatch) -> list[tuple[int, int]]:
     """(rollout id, tokens in ``loss_mask``) of each row."""
     return list(zip(batch.rollout_id.tolist(), batch.loss_mask.sum(1).tolist(), strict=True))

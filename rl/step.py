@@ -178,7 +178,7 @@ def _one_pass(
     anchors = learner.anchors(work.rollouts, plan) if method.exact_kl else None
     before = old if frozen.first else None
     if once:
-        slope = _slope(method, work, plan, old, reference, scale)
+        slope = slope_of(method, work, plan, old, reference, scale)
     elif old is None and method.on_policy:  # the derivative is known without the scores: any will do
         some = torch.zeros(len(plan), work.rollouts.length, device=learner.policy.device)
         slope = differentiate(method, work, plan, some, None, reference, scale).cotangent
@@ -192,7 +192,7 @@ def _one_pass(
     return log_probs(values), differentiate(method, work, plan, values, old, reference, scale)
 
 
-def _slope(
+def slope_of(
     method: Method,
     work: ScoredBatch,
     plan: MaskPlan,

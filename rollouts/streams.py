@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     EVAL = 4  # (step, rollout): rollouts made for evaluation
     BOOTSTRAP = 5  # resampling for intervals
     SFT_DATA = 6  # (epoch,): order of the SFT rows
+    SKETCH = 7  # (parameter,): signs and shifts of a gradient's random projection
     HINTS = (
         16  # (step, group, 0): chunks of a reference trace; (step, group, 1 + i): what the i-th hinted rollout is given
     )

@@ -43,6 +43,10 @@ RESUME = "tests/rl/test_resume.py"
 HINTS = "tests/rollouts/test_hints.py"
 IGPO = "tests/rl/test_igpo.py"
 MDPO = "tests/rl/test_mdpo.py"
+WORTH = "tests/rl/test_diagnose_stats.py"
+BENCH = "tests/rl/test_diagnose_measure.py"
+SKETCHES = "tests/rl/test_sketch.py"
+DIAGNOSE = "tests/rl/test_diagnose.py"
 
 MUTATIONS = (
     # the token law
@@ -707,24 +711,15 @@ MUTATIONS = (
         LEARNER,
     ),
     # SFT
-    Mutation("sft weight t", "rl/sft.py", "float(1.0 / t)", "float(t)", SFT),
     Mutation("sft sign", "rl/sft.py", "cotangent = -plan.weight", "cotangent = plan.weight", SFT),
     Mutation(
-        "sft mask 1-t", "rl/sft.py", "generator.random(len(places)) < t", "generator.random(len(places)) > t", SFT
+        "sft strata", "rl/sft.py", "float(order[index] + point) / size", "float(order[index] - point) / size", SFT
     ),
-    Mutation("sft strata", "rl/sft.py", "(order[index] + u) / size", "(order[index] - u) / size", SFT),
     Mutation(
         "sft per masked token",
         "rl/sft.py",
         "tokens = learner.total(batch.loss_mask.sum())",
         "tokens = learner.total(plan.scored.sum())",
-        SFT,
-    ),
-    Mutation(
-        "sft masks the prompt",
-        "rl/sft.py",
-        "places = batch.loss_mask[row].nonzero()",
-        "places = batch.attention_mask[row].nonzero()",
         SFT,
     ),
     # several samples, ratios
@@ -806,6 +801,124 @@ MUTATIONS = (
         "torch.arange(part.start, part.stop)",
         WATCHING,
     ),
+    # what a gradient is worth
+    Mutation(
+        "noise of plans over n", "rl/diagnose_stats.py", "- mean).sum() / (count - 1))", "- mean).sum() / count)", WORTH
+    ),
+    Mutation(
+        "noise of a mean added to its square",
+        "rl/diagnose_stats.py",
+        "own))] -= noise / plans",
+        "own))] += noise / plans",
+        WORTH,
+    ),
+    Mutation("averages as noisy as plans", "rl/diagnose_stats.py", "/ count / averaged", "/ count", WORTH),
+    Mutation(
+        "squared product with its noise",
+        "rl/diagnose_stats.py",
+        "np.square(cross) - along",
+        "np.square(cross) + along",
+        WORTH,
+    ),
+    Mutation(
+        "worth of the signal alone",
+        "rl/diagnose_stats.py",
+        "np.maximum(signal, 0.0) + noise",
+        "np.maximum(signal, 0.0)",
+        WORTH,
+    ),
+    Mutation("worth without a sign", "rl/diagnose_stats.py", "np.sign(cross) * squared", "squared", WORTH),
+    Mutation(
+        "cosine of the squares",
+        "rl/diagnose_stats.py",
+        "cross / np.sqrt(signal * length)",
+        "cross / (signal * length)",
+        WORTH,
+    ),
+    Mutation(
+        "pairs of a prompt with itself",
+        "rl/diagnose_stats.py",
+        "- np.square(weight) @ diagonal) /",
+        "+ np.square(weight) @ diagonal) /",
+        WORTH,
+    ),
+    Mutation(
+        "batch of pairs alone",
+        "rl/diagnose_stats.py",
+        "same / count + (1.0 - 1.0 / count)",
+        "same + (1.0 - 1.0 / count)",
+        WORTH,
+    ),
+    Mutation("chance reversed", "rl/diagnose_stats.py", "float(1.0 - other /", "float(other /", WORTH),
+    Mutation(
+        "gap of the mean with its noise",
+        "rl/diagnose_stats.py",
+        "(np.square(gap) - variance / count)",
+        "(np.square(gap) + variance / count)",
+        WORTH,
+    ),
+    Mutation(
+        "gap reversed",
+        "rl/diagnose_stats.py",
+        "gap = values.mean(0) - exact",
+        "gap = exact - values.mean(0)",
+        BENCH + " " + WORTH,
+    ),
+    Mutation(
+        "ess inverted",
+        "rl/diagnose_stats.py",
+        "np.square(ratio.sum(1)) / (ratio.shape[1] * np",
+        "np.square(ratio.sum(1)) * (ratio.shape[1] * np",
+        WORTH,
+    ),
+    Mutation("orders summed", "rl/diagnose_stats.py", "- np.log(len(places))", "+ 0.0", WORTH),
+    Mutation(
+        "bound of the rest alone",
+        "rl/diagnose_stats.py",
+        "float((steps + bound[rest]).mean())",
+        "float((bound[rest]).mean())",
+        WORTH,
+    ),
+    Mutation("projection without signs", "rl/sketch.py", "values[part] * signs[part]", "values[part]", SKETCHES),
+    Mutation("projection cut off", "rl/sketch.py", "total[: len(signed) - room] += signed[room:]", "pass", SKETCHES),
+    Mutation(
+        "projection never shifted",
+        "rl/sketch.py",
+        "generator.integers(self.size, size=runs)",
+        "np.zeros(runs, dtype=int)",
+        SKETCHES,
+    ),
+    Mutation(
+        "step uphill",
+        "rl/diagnose_measure.py",
+        "(slope.abs() + eps), alpha=-lr)",
+        "(slope.abs() + eps), alpha=lr)",
+        BENCH,
+    ),
+    Mutation(
+        "step not undone",
+        "rl/diagnose_measure.py",
+        "                    parameter.copy_(value)",
+        "                    pass",
+        BENCH,
+    ),
+    Mutation(
+        "scoring beforehand is free", "rl/diagnose_measure.py", "if alone else 4.0 / 3.0)", "if alone else 1.0)", BENCH
+    ),
+    Mutation(
+        "rows without advantage measured",
+        "rl/diagnose_measure.py",
+        "(group == one) & counts",
+        "(group == one)",
+        BENCH,
+    ),
+    Mutation(
+        "every view hides the tokens it shows", "rl/masks.py", "bits[1:].astype(bool)", "~bits[1:].astype(bool)", BENCH
+    ),
+    Mutation(
+        "the least worth leads", "rl/diagnose_rows.py", "-float(points[i].worth)", "float(points[i].worth)", DIAGNOSE
+    ),
+    Mutation("the dear ones lead", "rl/diagnose_rows.py", "(not affordable[i],", "(affordable[i],", DIAGNOSE),
     # preferences
     Mutation(
         "score reversed", "rl/preference.py", "return -logsigmoid(score)", "return -logsigmoid(-score)", PREFERENCE
