@@ -62,7 +62,7 @@ class MaskAgnostic(Denoising):
     """
 
     kind: Literal["mask_agnostic"] = "mask_agnostic"  # pyright: ignore[reportIncompatibleVariableOverride]
-    pair: Literal["none"] = "none"
+    pair: Literal["none"] = Field(default="none", description="its two views share one mask")
     ce: float = Field(default=1.0, gt=0.0, description="weight of the cross-entropy")
     tv: float = Field(default=1.0, gt=0.0, description="weight of the total variation between the two views")
     extra: int = Field(default=64, ge=1, description="most masks that follow the answer")

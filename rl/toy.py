@@ -17,14 +17,16 @@ from rl.config_schema import ModelConfig, Recipe
 from rollouts.checkpoints import read_config
 from rollouts.families import FAMILIES, MADE, TINY, find_family
 from rollouts.spec import SamplerSpec
+from rollouts.strategies import Inpaint
 
 # Part of a published name -> family. A folder or a model.family says it itself.
 NAMES = {"llada": "llada", "dream": "dream", "diffucoder": "dream", "a2d": "a2d_qwen3", "qwen3": "a2d_qwen3"}
 CANVAS, BLOCKS, STEPS_PER_BLOCK = 16, 2, 8  # at most
+TAIL, CHUNK = 2, 2  # of hints, in tokens
 LETTERS = 4  # characters that a token of a real tokenizer stands for, about: a toy has one token a character
 UPDATES, PASSES, PROMPTS, GROUP = 2, 2, 2, 4
 SFT_STEPS, SFT_BATCH = 10, 8
-ROWS = {"data.train": 8, "data.eval": 4, "data.validation": 4, "warm_start.data": 16}
+ROWS = {"data.train": 8, "data.eval": 4, "data.validation": 4, "data.preferences": 8, "warm_start.data": 16}
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def _sizes(recipe: Recipe) -> list[tuple[str, Any, str]]:
         if isinstance(value, int) and value > sampler.steps:
             found.append((f"method.{key}", sampler.steps, "no more than there are steps"))
     found += [
+        *_hints(recipe),
         ("rollout.group_size", group, ""),
         ("method.inner_passes", min(PASSES, recipe.method.inner_passes), ""),
         ("train.prompts_per_update", min(PROMPTS, recipe.train.prompts_per_update), ""),
@@ -144,6 +147,18 @@ def _sizes(recipe: Recipe) -> list[tuple[str, Any, str]]:
         found.append(("warm_start.steps", min(SFT_STEPS, recipe.warm_start.steps), ""))
         found.append(("warm_start.batch", min(SFT_BATCH, recipe.warm_start.batch), ""))
     return found + _evaluation(recipe, canvas)
+
+
+def _hints(recipe: Recipe) -> list[tuple[str, Any, str]]:
+    """Chunks of a trace that fit the small canvas."""
+    strategy = recipe.rollout.strategy
+    if not isinstance(strategy, Inpaint):
+        return []
+    low, high = strategy.chunk
+    return [
+        ("rollout.strategy.tail", min(TAIL, strategy.tail), ""),
+        ("rollout.strategy.chunk", [min(CHUNK, low), min(2 * CHUNK, high)], ""),
+    ]
 
 
 def _evaluation(recipe: Recipe, canvas: int) -> list[tuple[str, Any, str]]:
@@ -171,8 +186,8 @@ def _rows(recipe: Recipe) -> list[tuple[str, Any, str]]:
 
 
 def _shrunk(spec: SamplerSpec, canvas: int) -> dict[str, int]:
-    """Canvas, block and steps: at most two blocks, and as many tokens a step as at full size where that leaves few steps."""
-    blocks = min(BLOCKS, spec.blocks)
+    """Canvas, block and steps: two blocks, or more that are short, and as many tokens a step as at full size where that leaves few."""
+    blocks = min(spec.blocks, max(BLOCKS, canvas // spec.block))
     block = canvas // blocks if canvas > spec.canvas else min(spec.block, max(1, canvas // blocks))
     steps = round(block * spec.steps_per_block / spec.block)
     return {"canvas": blocks * block, "block": block, "steps": blocks * max(1, min(steps, block, STEPS_PER_BLOCK))}

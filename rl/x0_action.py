@@ -55,7 +55,7 @@ class X0Action(BaseEstimator):
     sample_steps: int = Field(default=8, ge=1, description="steps trained on, K: those of the largest |advantage|")
     confidence: bool = Field(default=True, description="weigh a token by the probability that it was predicted with")
     unit: Literal["action"] = "action"
-    length_normalized: Literal[True] = True
+    length_normalized: Literal[True] = Field(default=True, description="rows divide by their steps trained on")
     law: Literal["raw", "sampler"] = "sampler"
 
     @property

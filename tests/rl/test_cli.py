@@ -109,8 +109,8 @@ def test_a_dry_run_shows_prompts_and_plan_and_starts_nothing(folder):
     assert "data.train: 2 prompts" in output
     assert "dropped 1: empty prompt" in output
     assert "LoRA on 28 modules" in output
-    # 2 prompts x 2 rollouts: 4 steps each; then 12 passes of one view each, for old, reference and new.
-    assert "160 rows: 16 rollout, 48 old, 48 reference, 48 train" in output
+    # 2 prompts x 2 rollouts: 4 steps each; then 12 passes of one view each, for reference and new; the first needs no old one.
+    assert "156 rows: 16 rollout, 44 old, 48 reference, 48 train" in output
     assert "4 views, about 64 rows scored" in output
     assert sorted(path.name for path in folder.iterdir()) == ["recipe.yaml", "rows.jsonl"]
 

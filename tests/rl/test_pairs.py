@@ -197,7 +197,13 @@ def test_a_batch_is_groups_of_two_that_were_given(tmp_path: Path) -> None:
         ({"data": {"preferences": {"path": "a/b"}, "train": {"path": "c/d"}}}, "data.preferences", "online_vrpo"),
         ({"method": "diffu_grpo", "model": {"path": "tiny", "lora": {}}}, "method.objective", "method: vrpo"),
         (
-            {"method": {"preset": "vrpo", "estimator": {"kind": "trajectory", "unit": "sequence", "length_normalized": False}}},
+            {
+                "method": {
+                    "preset": "vrpo",
+                    "estimator": {"kind": "trajectory", "unit": "sequence", "length_normalized": False},
+                    "approximations": ("order_conditional",),
+                }
+            },
             "method.estimator",
             "kind: elbo",
         ),

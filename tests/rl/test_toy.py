@@ -52,6 +52,7 @@ def flat(data: Any, at: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize("name", recipe_names())
 def test_nothing_differs_but_what_is_listed(name: str) -> None:
     own = ["data.train.path=a/b", "data.eval.path=a/c"]  # some recipes name files that the user makes
+    own = ["data.preferences.path=a/b"] if name == "llada_8b_vrpo" else own
     own += ["warm_start.data.path=a/b"] if name == "sudoku_4x4_tiny" else []
     full = load_recipe(name, own)
     small, changes = toy_recipe(name, own)
@@ -76,7 +77,9 @@ def test_every_preset_fits_a_toy(preset: str) -> None:
     """Steps to sub-sample and segments are cut to the steps there are; what cannot be is refused when it is read."""
     sampler = {"canvas": 256, "block": 32, "steps": 128}
     lora = {"model": {**BASE["model"], "lora": {}}}
-    small, _ = toy_recipe({**BASE, **lora, "method": {"preset": preset}, "rollout": sampler})
+    strategy = {"igpo": {"kind": "inpaint", "answer_after": "####"}, "mdpo": {"kind": "recorded"}}.get(preset)
+    rollout = sampler if strategy is None else {**sampler, "strategy": strategy}
+    small, _ = toy_recipe({**BASE, **lora, "method": {"preset": preset}, "rollout": rollout})
     assert (small.rollout.canvas, small.rollout.block, small.rollout.steps) == (16, 8, 8)
 
 
