@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 
 import unmask
+from benchmarks import _sudoku as sudoku
 from benchmarks._common import RESULTS, machine, table
-from rl.config import load_recipe
 from rl.evaluate import interval, paired_gain
 from rl.progress import Reporter
-from rl.quickstart import write_data
 from rl.run import Run, read_jsonl
 
 ARMS = ("igpo", "no_hints", "diffu_grpo")  # the first sets the budget of the others
@@ -51,48 +50,11 @@ class Setting:
     limit: int
 
 
-def warm_start(seed: int, setting: Setting, folder: Path, live: Reporter) -> Path:
-    """Data and warm-started weights of a seed; returns the folder of the weights."""
-    train_file, test_file = write_data(folder / "data", seed)
-    settings = [
-        f"data.train.path={train_file}",
-        f"data.eval.path={test_file}",
-        f"warm_start.data.path={train_file}",
-        f"warm_start.steps={setting.warm_steps}",
-        f"train.seed={seed}",
-        f"train.out={folder / 'warm'}",
-        f"eval.limit={setting.limit}",
-        "eval.steps=[]",
-    ]
-    run = unmask.sft(load_recipe("sudoku_4x4_tiny", settings, command="sft"), reporter=live)
-    return run.folder / "model"
-
-
 def recipe(arm: str, seed: int, setting: Setting, folder: Path, weights: Path) -> dict[str, Any]:
-    data = {
-        name: {"path": str(folder / "data" / f"{file}.jsonl")} for name, file in (("train", "train"), ("eval", "test"))
-    }
-    rollout: dict[str, Any] = {"canvas": 16, "block": 16, "steps": 4, "group_size": 8, "max_rows": 512}
-    rollout |= {"early_stop": False, "eos": "all", "strategy": HINTS if arm == "igpo" else {"kind": "groups"}}
-    return {
-        "name": f"{arm}-{seed}",
-        "model": {"path": str(weights)},
-        "data": data,
-        "rollout": rollout,
-        "rewards": [{"fn": "sudoku.solved"}],
-        "method": METHODS[arm],
-        "optim": {"lr": setting.lr, "warmup_steps": 5},
-        "train": {"updates": 100_000, "prompts_per_update": setting.prompts, "micro_batch": 256, "seed": seed,
-                  "out": str(folder / arm), "log_rollouts": 0},
-        "eval": {"at_start": True, "batch": 512, "limit": setting.limit, "cluster": "grid_id"},
-        "save": {"every": 0},
-    }  # fmt: skip
-
-
-def spent(run: Run) -> int:
-    """Forwards of one row, a backward as two; rows that share a forward because they are equal count each."""
-    used = run.summary["forwards"]
-    return used["rollout"] + used["train_forward"] + 2 * used["train_backward"]
+    source = sudoku.recipe(arm, seed, folder, weights, setting.limit)
+    source["rollout"]["strategy"] = HINTS if arm == "igpo" else {"kind": "groups"}
+    source["train"]["prompts_per_update"] = setting.prompts
+    return {**source, "method": METHODS[arm], "optim": {"lr": setting.lr, "warmup_steps": 5}}
 
 
 def run_arm(
@@ -106,29 +68,23 @@ def run_arm(
 
     run = until(setting.updates, None)
     while budget is not None:
-        each = spent(run) / len(run.metrics)
-        more = int((budget - spent(run)) / each)
+        each = sudoku.spent(run) / len(run.metrics)
+        more = int((budget - sudoku.spent(run)) / each)
         if more < 1:
             break
         run = until(len(run.metrics) + more, "auto")
-    rows = read_jsonl(run.folder / "evaluations.jsonl")
-    main = str(source["rollout"]["steps"])
-    ends = {row["when"]: row["outcomes"][main] for row in rows if row["when"] in ("start", "end")}
+    ends = sudoku.ends(run, source["rollout"]["steps"])
     return {
         "failed_groups": [row["failed_groups"] for row in run.metrics],
         "hinted": [row.get("hinted", 0.0) for row in run.metrics],
         "signal": [row.get("signal_share", 0.0) for row in run.metrics],
         "no_signal": [row["zero_signal_groups"] for row in run.metrics],
         "updates": len(run.metrics),
-        "forwards": spent(run),
+        "forwards": sudoku.spent(run),
         "before": ends["start"],
         "after": ends["end"],
         "seconds": sum(run.summary["wall_seconds"].values()),
     }
-
-
-def grids(folder: Path, limit: int) -> list[str]:
-    return [str(row["grid_id"]) for row in read_jsonl(folder / "data" / "test.jsonl")[:limit]]
 
 
 def run_grid(seeds: Sequence[int], setting: Setting, out: Path, live: Reporter) -> list[dict[str, Any]]:
@@ -143,12 +99,12 @@ def run_grid(seeds: Sequence[int], setting: Setting, out: Path, live: Reporter) 
                 row = next((row for row in rows if row["cell"] == key), None)
                 if row is None:
                     live.say(f"seed {seed}, {arm}" + (f", {budget:,} forwards" if budget else ""))
-                    weights = weights or warm_start(seed, setting, folder, live)
+                    weights = weights or sudoku.warm_start(seed, setting.warm_steps, folder, live, setting.limit)
                     result = run_arm(arm, seed, setting, folder, weights, budget, live)
                     row = {
                         "cell": key,
                         **result,
-                        "grids": grids(folder, setting.limit),
+                        "grids": sudoku.grids(folder, setting.limit),
                         "date": date.today().isoformat(),
                     }
                     row |= machine("cpu")
@@ -164,16 +120,6 @@ def run_grid(seeds: Sequence[int], setting: Setting, out: Path, live: Reporter) 
 # -- tables ---------------------------------------------------------------------------------------------------------
 
 
-def share(cell: dict[str, float]) -> str:
-    return f"{100 * cell['value']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
-
-
-def pooled(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, list[str]]:
-    """A list of outcomes over seeds, and the grid that each belongs to; a grid of another seed is another one."""
-    values = np.concatenate([np.array(row[name], dtype=float) for row in rows])
-    return values, [f"{row['cell']['seed']}/{grid}" for row in rows for grid in row["grids"]]
-
-
 def accuracy_table(rows: Sequence[dict[str, Any]]) -> str:
     """Per seed and over all: accuracy before and after, and what hints add over each other arm, paired by prompt."""
     lines = []
@@ -185,15 +131,15 @@ def accuracy_table(rows: Sequence[dict[str, Any]]) -> str:
         }
         if seed is None and len(seeds) < 2:
             continue
-        best, labels = pooled(own["igpo"], "after")
+        best, labels = sudoku.pooled(own["igpo"], "after")
         for arm in ARMS:
-            after, _ = pooled(own[arm], "after")
-            before, _ = pooled(own[arm], "before")
-            gap = "" if arm == "igpo" else share(paired_gain(after, best, labels))
+            after, _ = sudoku.pooled(own[arm], "after")
+            before, _ = sudoku.pooled(own[arm], "before")
+            gap = "" if arm == "igpo" else sudoku.share(paired_gain(after, best, labels))
             count = sum(row["forwards"] for row in own[arm])
             updates = sum(row["updates"] for row in own[arm])
             name = "all" if seed is None else str(seed)
-            parts = [share(interval(before, labels)), share(interval(after, labels)), gap]
+            parts = [sudoku.share(interval(before, labels)), sudoku.share(interval(after, labels)), gap]
             lines.append([name, arm, f"{updates:,}", f"{count:,}", *parts])
     return table(["seed", "arm", "updates", "row forwards", "before", "after", "igpo minus this, points"], lines)
 
