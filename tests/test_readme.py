@@ -20,10 +20,10 @@ def test_the_custom_reward_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (tmp_path / "runs" / "letters" / "summary.json").is_file()
 
 
-def test_every_preset_is_in_both_tables() -> None:
+def test_every_preset_is_named_and_has_its_row() -> None:
     methods = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     for name in PRESETS:
-        assert f"| `{name}` |" in README
+        assert f"`{name}`" in README
         assert f"| `{name}` |" in methods
 
 
