@@ -65,6 +65,15 @@ class MaskPlan:
             target=None if self.target is None else self.target[:, :width],
         )
 
+    def one_view_each(self, unit: str) -> bool:
+        """Whether no unit of a row is scored in two views: a token by its position, any other by its step and draw."""
+        if unit == "token":
+            count = torch.zeros(int(self.row.max()) + 1, self.scored.shape[1]).index_add_(
+                0, self.row, self.scored.float()
+            )
+            return bool((count <= 1).all())
+        return len(torch.stack([self.row, self.step, self.draw]).unique(dim=1)[0]) == len(self)
+
     @property
     def rows_scored(self) -> Tensor:
         """bool [N,S]: positions whose logits are needed."""

@@ -615,6 +615,7 @@ MUTATIONS = (
         "before = old if before is None else before",
         STEP,
     ),
+    Mutation("an estimator is believed", "rl/step.py", "once = once and all(", "once = once or all(", STEP),
     Mutation("old of the first micro-batch", "rl/step.py", "else whole[part]", "else whole[: len(values)]", STEP),
     Mutation(
         "one forward where groups are coupled",

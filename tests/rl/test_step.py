@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from rl.estimators import Coupled
 from rl.masks import PlanKey
 from rl.method import Method, forwards
 from rl.presets import PRESETS
@@ -297,6 +298,21 @@ def test_a_pass_takes_one_forward_where_rows_are_whole(estimator: str, distinct:
     if not method.estimator.scored_once:
         assert found[1] == sum(views[:distinct]) + sum(views[1:]) + learner.work.backward
         assert 0 < learner.work.backward <= sum(views)
+
+
+class Boastful(Coupled):
+    """Scores a token in two views and says that it does not."""
+
+    @property
+    def scored_once(self) -> bool:
+        return True
+
+
+def test_an_estimator_that_says_too_much_is_not_believed() -> None:
+    for micro_batch in (100, 1):
+        policy = tiny_policy()
+        method = method_of("coupled", inner_passes=2).model_copy(update={"estimator": Boastful()})
+        check(policy, batch_for(policy, method), method, step=1, micro_batch=micro_batch)
 
 
 @pytest.mark.parametrize("estimator", FEW)
