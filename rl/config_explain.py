@@ -130,6 +130,12 @@ def _fault(path: Key, item: Any, data: Any) -> Fault:
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
         near = nearest_key(path, data)
+        if near is not None and dotted(path) in near.split(" or "):  # a key of another kind of the same section
+            section = path[-2] if len(path) > 1 and isinstance(path[-2], str) else "section"
+            remedy = f"it belongs to another kind of {section}; drop it"
+            if path[:1] == ("method",):
+                remedy += ", or take a method as it is: method=NAME on the command line, without the parts of another"
+            return Fault(path, "there is no such key here", None, remedy)
         fields = [field for model in models_at(path[:-1], data) for field in model.model_fields]
         return Fault(
             path, "there is no such key", near, None if near else f"keys here: {listing(dict.fromkeys(fields))}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from rewards.contract import RewardError
 from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
 from rl.fingerprints import fingerprints
@@ -118,7 +119,7 @@ def _train(session: Session, interrupt: Interrupt) -> Run:
         live.phase("RL", last, done=progress.updates)
     ended = _why_end(session, last)  # a run that was over when it was interrupted does not go on
     while not ended:
-        row = session.update(progress.updates)
+        row = _update(session)
         shown = {key: value for key, value in row.items() if key in SHOWN or key.startswith("dropped/")}
         live.advance("RL", **shown)
         session.report(every=REPORT_SECONDS)
@@ -138,6 +139,18 @@ def _train(session: Session, interrupt: Interrupt) -> Run:
         live.say(f"ended after update {progress.updates}: {ended}")
     _evaluate(session, interrupt, "end")
     return session.finish()
+
+
+def _update(session: Session) -> dict[str, Any]:
+    """One update. A reward that raises ends the run, and costs no update that was done."""
+    try:
+        return session.update(session.progress.updates)
+    except RewardError as error:
+        session.save()
+        done = f"{session.progress.updates} of {session.setup.recipe.train.updates} updates are saved in {session.folder.path}"
+        raise RewardError(
+            f"{error}\n{done}. Mend the reward, then continue with the same command and --resume auto --accept-changes"
+        ) from error
 
 
 def _sft(session: Session, interrupt: Interrupt) -> Run:

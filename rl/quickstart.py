@@ -17,7 +17,7 @@ from rl.checkpoint import listed
 from rl.config import Recipe, load_recipe
 from rl.config_yaml import read_file
 from rl.evaluate import clusters, interval, paired_gain
-from rl.loop import train
+from rl.loop import torch_settings, train
 from rl.progress import Reporter
 from rl.resume import AUTO, CHECKPOINTS, ResumeError
 from rl.run import Run, RunFolder, plain, read_jsonl
@@ -63,7 +63,8 @@ def main(
             ],
         )
         run = train(recipe, reporter=live, resume=resume)
-        control = sft_control(recipe, run, live)
+        with torch_settings(recipe):
+            control = sft_control(recipe, run, live)
         summary = {**run.summary, "control": control}
         summary["wall_seconds"]["total"] = time.perf_counter() - started
         (folder / "summary.json").write_text(json.dumps(plain(summary), indent=2) + "\n", encoding="utf-8")

@@ -249,3 +249,23 @@ def test_an_evaluation_canvas_that_does_not_fit_is_found_before_anything_starts(
     with pytest.raises(DataError, match=r"data\.eval: 1 of 1 prompts do not fit"):
         train(source, eval_dataset=[{"prompt": "12345"}])
     assert not Path("run").exists()
+
+
+def test_a_reward_that_raises_late_costs_no_update_that_was_done(checkpoint: Path) -> None:
+    def late(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        if trainer_state.global_step == 2:
+            raise ValueError("a strange text")
+        return digits(completions)
+
+    asked = recipe(checkpoint, train={"updates": 3})
+    with pytest.raises(
+        RewardError, match=r"(?s)a strange text.*\n2 of 3 updates are saved in .*--resume auto --accept-changes"
+    ):
+        train(asked, late)
+
+    def mended(completions: list[str], **_: Any) -> list[float]:
+        return digits(completions)
+
+    mended.__name__ = "late"
+    run = train(asked, mended, resume="auto", accept_changes=True)
+    assert [row["update"] for row in run.metrics] == [0, 1, 2]
