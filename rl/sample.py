@@ -58,8 +58,15 @@ def sample(
     source = as_asked(find_source(target, adapter), dtype, quantization)
     config = PromptConfig() if source.recipe is None else source.recipe.data.prompt
     columns = {} if source.run is None else prompt_columns(source.run)
-    rows = read_prompts(prompt, file, template_fields(config), columns)
+    fields = template_fields(config)
+    rows = read_prompts(prompt, file, fields, columns)
     check_options(asked, count)
+    if config.template is not None and file is None:
+        complain.print(
+            f"note: the text stands for {{{fields[0]}}} in the run's template: {config.template}",
+            markup=False,
+            soft_wrap=True,
+        )
     if source.note:
         complain.print(f"note: {source.note}", markup=False, soft_wrap=True)
     watched = console.is_terminal and not as_json
