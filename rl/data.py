@@ -161,7 +161,7 @@ class _Renderer:
     def __init__(self, config: PromptConfig, tokenizer: Any, columns: Sequence[str], where: str):
         self.config, self.tokenizer, self.where = config, tokenizer, where
         self.chat = config.chat_template == "auto" and bool(getattr(tokenizer, "chat_template", None))
-        self.fields = _template_fields(config.template, columns) if config.template is not None else ()
+        self.fields = _template_fields(config.template, columns, where) if config.template is not None else ()
         if config.template is None and "prompt" not in columns:
             near = nearest("prompt", columns) or next(
                 (name for name in ("question", "problem", "instruction") if name in columns), None
@@ -226,8 +226,8 @@ class _Renderer:
         return "\n\n".join(message["content"] for message in messages) + prefill
 
 
-def _template_fields(template: str, columns: Sequence[str]) -> tuple[str, ...]:
-    """Names in a template. Raises DataError for one that is no column, or a template that cannot be read."""
+def _template_fields(template: str, columns: Sequence[str], split: str) -> tuple[str, ...]:
+    """Names in a template. Raises DataError for one that is no column of the split, or a template that cannot be read."""
     where = "data.prompt.template"
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
@@ -235,7 +235,7 @@ def _template_fields(template: str, columns: Sequence[str]) -> tuple[str, ...]:
         raise DataError.at(where, f"cannot be read: {error}", None, "write {{ and }} for braces that stay") from error
     for name in names:
         if name not in columns:
-            what = f"names the column {name!r}, which the data set does not have" if name else "has empty braces"
+            what = f"names the column {name!r}, which {split} does not have" if name else "has empty braces"
             remedy = f"columns: {listing(list(columns))}; write {{{{ and }}}} for braces that stay"
             raise DataError.at(where, what, nearest(name, columns), remedy)
     if not names:

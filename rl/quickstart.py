@@ -63,10 +63,14 @@ def main(
             ],
         )
         run = train(recipe, reporter=live, resume=resume)
+        before = time.perf_counter()
         with torch_settings(recipe):
             control = sft_control(recipe, run, live)
         summary = {**run.summary, "control": control}
-        summary["wall_seconds"]["total"] = time.perf_counter() - started
+        ended = time.perf_counter()
+        # What an interrupted run did before counts, too.
+        parts = sum(run.summary["wall_seconds"].values()) + ended - before
+        summary["wall_seconds"]["total"] = max(ended - started, parts)
         (folder / "summary.json").write_text(json.dumps(plain(summary), indent=2) + "\n", encoding="utf-8")
         picture = draw(folder, summary)
         live.say(describe(summary, picture))
