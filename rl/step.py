@@ -129,7 +129,7 @@ def train_step(
     views = max((int(plan.row.bincount().max()) for plan in plans if len(plan)), default=0)
     once = method.one_forward(views, learner.micro_batch)
     if views > learner.micro_batch:  # rows are cut: an estimator of the user's own may have said too much
-        once = once and all(plan.one_view_each(estimator.unit) for plan in plans)
+        once = once and all(plan.one_view_each(estimator.unit) for plan in plans if len(plan))
     # On the first pass new equals old. At the start of a run it is scored beforehand all the same, to assert that.
     known = step > 0 if once or method.on_policy else method.exact_kl
     olds = [
