@@ -1,5 +1,6 @@
 """Which choices of a method have a meaning together. Every refusal names its remedy; `rl.method.Method.problems` collects them."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rl.advantages import GROUP_ADVANTAGES
@@ -12,177 +13,146 @@ from rollouts.spec import SamplerSpec
 if TYPE_CHECKING:
     from rl.method import Method
 
+# (key, message with remedy)
+Problem = tuple[str, str]
 
-def problems(method: "Method", sampler: SamplerSpec, group_size: int) -> list[tuple[str, str]]:
+
+def problems(method: "Method", sampler: SamplerSpec, group_size: int) -> list[Problem]:
     """``(key, message with remedy)`` for every combination that has no meaning; empty if sound."""
-    found: list[tuple[str, str]] = []
-    if method.advantage in GROUP_ADVANTAGES and group_size < 2:
-        found.append(
-            (
-                "advantage",
-                f"{method.advantage} compares the rollouts of a prompt, but rollout.group_size is {group_size}; use 2 or more",
-            )
-        )
-    if isinstance(method.objective, Raft) and method.advantage != "verified":
-        found.append(
-            ("advantage", f"objective raft needs 0/1 weights, not {method.advantage}; use advantage: verified")
-        )
-    if isinstance(method.objective, Raft) and method.kl.beta > 0:
-        found.append(("kl.beta", "objective raft has no reference term; set kl.beta: 0"))
-    if isinstance(method.estimator, Blockwise) and (method.estimator.sample_blocks or 0) > sampler.blocks:
-        what = f"{method.estimator.sample_blocks} is more than the {sampler.blocks} blocks"
-        found.append(
-            ("estimator.sample_blocks", f"{what} of rollout.canvas; leave sample_blocks out to score them all")
-        )
-    if isinstance(method.estimator, Trajectory):
-        found += _trajectory_problems(method.estimator, sampler, method.exact_kl)
-    if method.estimator.law == "sampler" and sampler.temperature == 0.0:
-        found.append(
-            ("estimator.law", "at temperature 0 the sampler's law has no gradient; use rollout.temperature > 0")
-        )
-    if method.exact_kl and method.estimator.law == "sampler" and sampler.top_p < 1.0:
-        found.append(
-            (
-                "kl.estimator",
-                "under rollout.top_p the two laws have different supports and no finite divergence; use kl.estimator: k2",
-            )
-        )
-    found += _objective_problems(method) + _unnamed_approximations(method, sampler)
-    if (
-        method.advantage == "verified"
-        and method.inner_passes > 1
-        and isinstance(method.objective, Clipped | LinearBound)
-    ):
-        found.append(("advantage", "verified weights never push down; with a clipped objective use a group advantage"))
-    return found
+    found = [*_of_the_advantage(method, group_size), *_of_the_estimator(method, sampler)]
+    return [*found, *_of_the_objective(method), *_of_the_kl(method, sampler), *_unnamed(method, sampler)]
 
 
-def _objective_problems(method: "Method") -> list[tuple[str, str]]:
-    """What an objective asks of the estimator and the advantage."""
-    found, estimator, objective = [], method.estimator, method.objective
-    whole = estimator.unit == "sequence"
-    if isinstance(objective, LinearBound) and estimator.unit != "draw":
-        found.append(
-            (
-                "estimator.unit",
-                f"linear_bound is a mean over draws, not over a {estimator.unit}; use elbo with unit: draw",
-            )
-        )
-    if isinstance(objective, WeightedCrossEntropy):
-        if not whole or estimator.length_normalized:
-            found.append(
-                (
-                    "estimator.unit",
-                    "weighted_ce weighs whole sequences by their log-probability; use unit: sequence with length_normalized: false",
-                )
-            )
-        if method.advantage != "group_centered":
-            found.append(
-                (
-                    "advantage",
-                    f"weighted_ce divides the reward itself by alpha, not {method.advantage}; use advantage: group_centered",
-                )
-            )
-    if isinstance(objective, Stepwise) != (estimator.unit == "action"):
-        found.append(
-            (
-                "objective",
-                f"objective {objective.kind} and estimator {estimator.kind} do not go together: stepwise is of recorded answers; "
-                "use objective stepwise with estimator x0_action, or neither",
-            )
-        )
-    elif isinstance(objective, Stepwise) and method.advantage != "stepwise":
-        found.append(
-            (
-                "advantage",
-                f"objective stepwise weighs each step by itself, not by {method.advantage}; use advantage: stepwise",
-            )
-        )
-    if method.advantage == "stepwise" and estimator.unit in ("sequence", "draw"):
-        found.append(
-            (
-                "estimator.unit",
-                f"stepwise advantages are of denoising steps, not of a {estimator.unit}; use unit: step or token",
-            )
-        )
-    if method.advantage == "stepwise" and estimator.kind not in ("x0_action", "trajectory"):
-        found.append(
-            (
-                "estimator.kind",
-                f"a token of {estimator.kind} belongs to no denoising step; use estimator x0_action or trajectory",
-            )
-        )
+def _of_the_advantage(method: "Method", group_size: int) -> Iterator[Problem]:
+    key, name, objective, estimator = "advantage", method.advantage, method.objective, method.estimator
+    if name in GROUP_ADVANTAGES and group_size < 2:
+        said = f"{name} compares the rollouts of a prompt, but rollout.group_size is {group_size}"
+        yield key, f"{said}; use 2 or more"
+    if isinstance(objective, Raft) and name != "verified":
+        yield key, f"objective raft needs 0/1 weights, not {name}; use advantage: verified"
+    if isinstance(objective, WeightedCrossEntropy) and name != "group_centered":
+        yield key, f"weighted_ce divides the reward itself by alpha, not {name}; use advantage: group_centered"
+    if isinstance(objective, Stepwise) and estimator.unit == "action" and name != "stepwise":
+        yield key, f"objective stepwise weighs each step by itself, not by {name}; use advantage: stepwise"
+    if isinstance(objective, Dpo) and name != "best_worst":
+        yield key, f"dpo needs one chosen and one rejected row, not {name}; use advantage: best_worst"
+    if name == "verified" and method.inner_passes > 1 and isinstance(objective, Clipped | LinearBound):
+        yield key, "verified weights never push down; with a clipped objective use a group advantage"
+    if name == "stepwise" and estimator.unit in ("sequence", "draw"):
+        said = f"stepwise advantages are of denoising steps, not of a {estimator.unit}"
+        yield "estimator.unit", f"{said}; use unit: step or token"
+    if name == "stepwise" and estimator.kind not in ("x0_action", "trajectory"):
+        said = f"a token of {estimator.kind} belongs to no denoising step"
+        yield "estimator.kind", f"{said}; use estimator x0_action or trajectory"
+
+
+def _of_the_estimator(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
+    estimator = method.estimator
+    if isinstance(estimator, Blockwise) and (estimator.sample_blocks or 0) > sampler.blocks:
+        said = f"{estimator.sample_blocks} is more than the {sampler.blocks} blocks of rollout.canvas"
+        yield "estimator.sample_blocks", f"{said}; leave sample_blocks out to score them all"
+    if isinstance(estimator, Trajectory):
+        yield from _of_the_steps(estimator, sampler)
+    if isinstance(estimator, Trajectory) and estimator.order:
+        yield from _of_the_order(estimator, sampler)
+    if estimator.law == "sampler" and sampler.temperature == 0.0:
+        yield "estimator.law", "at temperature 0 the sampler's law has no gradient; use rollout.temperature > 0"
+
+
+def _of_the_steps(estimator: Trajectory, sampler: SamplerSpec) -> Iterator[Problem]:
+    chosen = [key for key in ("segments", "shrink", "sample_steps") if getattr(estimator, key) is not None]
+    if len(chosen) > 1:
+        yield f"estimator.{chosen[-1]}", f"{' and '.join(chosen)} exclude each other; keep one of them"
+    if estimator.sample_by == "entropy" and estimator.sample_steps is None:
+        said = "entropy chooses among steps, and all are scored"
+        yield "estimator.sample_by", f"{said}; set sample_steps, or leave it out"
+    for key in chosen:
+        value = getattr(estimator, key)
+        if value > sampler.steps:
+            yield f"estimator.{key}", f"{value} is more than the {sampler.steps} denoising steps of rollout.steps"
+
+
+def _of_the_order(estimator: Trajectory, sampler: SamplerSpec) -> Iterator[Problem]:
+    """What scoring the order of the positions needs."""
+    if estimator.unit == "token":
+        said = "the order belongs to a whole step, not to a token"
+        yield "estimator.unit", f"{said}; with order: true use unit: step or sequence"
+    for key in ("segments", "shrink"):
+        if getattr(estimator, key) is not None:
+            yield f"estimator.{key}", f"merged steps have no law of the order; with order: true leave {key} out"
+    if estimator.law != "sampler":
+        yield "estimator.law", "the order is drawn by the sampler; with order: true use law: sampler"
+    if sampler.selection == "random":
+        said = "the random order does not depend on the policy"
+        yield "estimator.order", f"{said}; set order: false, which is exact"
+    elif sampler.selection != "confidence":
+        said = f"under selection {sampler.selection} the order is a certain function of the policy and has no density"
+        yield "estimator.order", f"{said}; use rollout.selection: confidence, or order: false"
+
+
+def _of_the_objective(method: "Method") -> Iterator[Problem]:
+    """What an objective asks of the estimator's unit."""
+    key, estimator, objective = "estimator.unit", method.estimator, method.objective
+    unit, whole = estimator.unit, estimator.unit == "sequence"
+    if isinstance(objective, LinearBound) and unit != "draw":
+        yield key, f"linear_bound is a mean over draws, not over a {unit}; use elbo with unit: draw"
+    if isinstance(objective, Clipped) and unit == "draw":
+        said = "a ratio of a single draw is not the policy's"
+        yield key, f"{said}; use unit: sequence, or objective linear_bound"
+    if isinstance(objective, WeightedCrossEntropy) and not (whole and not estimator.length_normalized):
+        said = "weighted_ce weighs whole sequences by their log-probability"
+        yield key, f"{said}; use unit: sequence with length_normalized: false"
+    if isinstance(objective, Stepwise) != (unit == "action"):
+        said = f"objective {objective.kind} and estimator {estimator.kind} do not go together"
+        remedy = "use objective stepwise with estimator x0_action, or neither"
+        yield "objective", f"{said}: stepwise is of recorded answers; {remedy}"
     if isinstance(objective, Dpo):
-        found += _dpo_problems(method)
-    if method.kl.estimator == "k2_sum" and not (whole and estimator.length_normalized):
-        found.append(
-            (
-                "kl.estimator",
-                "k2_sum is of a sequence's sum, per token; use unit: sequence with length_normalized: true, or k2",
-            )
-        )
-    if method.exact_kl and not estimator.linear:
-        found.append(
-            (
-                "kl.estimator",
-                f"exact is of each position, and {estimator.kind} is no sum over positions; use kl.estimator: k2",
-            )
-        )
-    if isinstance(objective, Clipped) and estimator.unit == "draw":
-        found.append(
-            (
-                "estimator.unit",
-                "a ratio of a single draw is not the policy's; use unit: sequence, or objective linear_bound",
-            )
-        )
-    return found
+        yield from _of_pairs(method)
 
 
-def _dpo_problems(method: "Method") -> list[tuple[str, str]]:
+def _of_pairs(method: "Method") -> Iterator[Problem]:
     """A pair compares two whole answers, and needs both."""
-    found, estimator = [], method.estimator
+    estimator = method.estimator
     if estimator.unit != "sequence":
-        found.append(
-            (
-                "estimator.unit",
-                f"dpo compares whole answers, and a {estimator.unit} is none; use unit: sequence with length_normalized: false",
-            )
-        )
+        said = f"dpo compares whole answers, and a {estimator.unit} is none"
+        yield "estimator.unit", f"{said}; use unit: sequence with length_normalized: false"
     elif estimator.length_normalized:
-        found.append(
-            (
-                "estimator.length_normalized",
-                "beta of dpo acts on log-likelihoods of whole answers, and a mean over tokens is not one; use length_normalized: false",
-            )
-        )
-    if method.advantage != "best_worst":
-        found.append(
-            (
-                "advantage",
-                f"dpo needs one chosen and one rejected row, not {method.advantage}; use advantage: best_worst",
-            )
-        )
+        said = "beta of dpo acts on log-likelihoods of whole answers, and a mean over tokens is not one"
+        yield "estimator.length_normalized", f"{said}; use length_normalized: false"
     if method.mask_truncated:
-        found.append(
-            ("mask_truncated", "leaving single rollouts out would tear pairs apart; set mask_truncated: false")
-        )
-    return found
+        yield "mask_truncated", "leaving single rollouts out would tear pairs apart; set mask_truncated: false"
 
 
-def _unnamed_approximations(method: "Method", sampler: SamplerSpec) -> list[tuple[str, str]]:
+def _of_the_kl(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
+    key, estimator = "kl.estimator", method.estimator
+    if isinstance(method.objective, Raft) and method.kl.beta > 0:
+        yield "kl.beta", "objective raft has no reference term; set kl.beta: 0"
+    if method.kl.estimator == "k2_sum" and not (estimator.unit == "sequence" and estimator.length_normalized):
+        said = "k2_sum is of a sequence's sum, per token"
+        yield key, f"{said}; use unit: sequence with length_normalized: true, or k2"
+    if not method.exact_kl:
+        return
+    if not estimator.linear:
+        yield key, f"exact is of each position, and {estimator.kind} is no sum over positions; use kl.estimator: k2"
+    if estimator.law == "sampler" and sampler.top_p < 1.0:
+        said = "under rollout.top_p the two laws have different supports and no finite divergence"
+        yield key, f"{said}; use kl.estimator: k2"
+    if isinstance(estimator, Trajectory) and estimator.order:
+        yield key, "exact is of tokens, and the order is no token; with order: true use kl.estimator: k2"
+
+
+def _unnamed(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
     """What is an approximation and does not say so."""
-    found, estimator = [], method.estimator
+    key, estimator = "approximations", method.estimator
     product = isinstance(estimator, Trajectory) and not estimator.order
     chosen = sampler.selection == "confidence" and sampler.policy_orders
     if product and chosen and "order_conditional" not in method.approximations:
-        found.append(
-            (
-                "approximations",
-                "under rollout.selection confidence the order depends on the policy, and a product of token probabilities is "
-                "conditional on it; name it with approximations: [order_conditional], or score the order with "
-                "estimator: {order: true, unit: step, law: sampler}",
-            )
+        said = (
+            "under rollout.selection confidence the order depends on the policy, and a product of token probabilities is "
+            "conditional on it; name it with approximations: [order_conditional], or score the order with "
+            "estimator: {order: true, unit: step, law: sampler}"
         )
+        yield key, said
     sampled = (isinstance(estimator, Trajectory) and estimator.sample_steps is not None) or (
         isinstance(estimator, Blockwise) and estimator.sample_blocks is not None
     )
@@ -190,64 +160,5 @@ def _unnamed_approximations(method: "Method", sampler: SamplerSpec) -> list[tupl
     nonlinear = ratio or isinstance(method.objective, WeightedCrossEntropy)
     nonlinear = nonlinear or (method.kl.beta > 0 and not method.exact_kl)
     if sampled and estimator.unit == "sequence" and nonlinear and "biased_ratio" not in method.approximations:
-        found.append(
-            (
-                "approximations",
-                "a ratio, weight or KL of a sum over sampled steps or blocks is biased, though the sum is not; name it with "
-                "approximations: [biased_ratio], or score every step or block",
-            )
-        )
-    return found
-
-
-def _trajectory_problems(estimator: Trajectory, sampler: SamplerSpec, exact: bool) -> list[tuple[str, str]]:
-    found = []
-    chosen = [key for key in ("segments", "shrink", "sample_steps") if getattr(estimator, key) is not None]
-    if len(chosen) > 1:
-        found.append((f"estimator.{chosen[-1]}", f"{' and '.join(chosen)} exclude each other; keep one of them"))
-    if estimator.sample_by == "entropy" and estimator.sample_steps is None:
-        found.append(
-            (
-                "estimator.sample_by",
-                "entropy chooses among steps, and all are scored; set sample_steps, or leave it out",
-            )
-        )
-    for key in ("segments", "shrink", "sample_steps"):
-        value = getattr(estimator, key)
-        if value is not None and value > sampler.steps:
-            found.append(
-                (f"estimator.{key}", f"{value} is more than the {sampler.steps} denoising steps of rollout.steps")
-            )
-    if not estimator.order:
-        return found
-    if exact:
-        found.append(
-            ("kl.estimator", "exact is of tokens, and the order is no token; with order: true use kl.estimator: k2")
-        )
-    if estimator.unit == "token":
-        found.append(
-            (
-                "estimator.unit",
-                "the order belongs to a whole step, not to a token; with order: true use unit: step or sequence",
-            )
-        )
-    for key in ("segments", "shrink"):
-        if getattr(estimator, key) is not None:
-            found.append(
-                (f"estimator.{key}", f"merged steps have no law of the order; with order: true leave {key} out")
-            )
-    if estimator.law != "sampler":
-        found.append(("estimator.law", "the order is drawn by the sampler; with order: true use law: sampler"))
-    if sampler.selection == "random":
-        found.append(
-            ("estimator.order", "the random order does not depend on the policy; set order: false, which is exact")
-        )
-    elif sampler.selection != "confidence":
-        found.append(
-            (
-                "estimator.order",
-                f"under selection {sampler.selection} the order is a certain function of the policy and has no density; "
-                "use rollout.selection: confidence, or order: false",
-            )
-        )
-    return found
+        said = "a ratio, weight or KL of a sum over sampled steps or blocks is biased, though the sum is not"
+        yield key, f"{said}; name it with approximations: [biased_ratio], or score every step or block"
