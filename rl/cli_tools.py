@@ -21,6 +21,21 @@ AdapterOption = Annotated[
     Path | None,
     typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to put on the model.", show_default=False),
 ]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe, or a run folder with its weights.", show_default=False),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.PATH=VALUE]...", help="What differs from the recipe, as in data.train.limit=100."),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="A checkpoint, Hub name or run in place of the recipe's.", show_default=False),
+]
+ToyOption = Annotated[
+    bool, typer.Option("--toy", help="The recipe at toy size, with a random model of its family. Not for a run.")
+]
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -35,6 +50,27 @@ def read_recipe(name: str, overrides: Sequence[str], *, toy: bool, command: "Com
     recipe, changes = toy_recipe(name, overrides, command=command)
     typer.echo(describe(changes))
     return recipe
+
+
+def made_small(
+    recipe: str,
+    overrides: Sequence[str],
+    weights: Sequence[object],
+    unused: Sequence[str],
+    provided: Sequence[str] = (),
+) -> list[str]:
+    """The overrides that give a recipe at toy size, for a command that may also take weights; what they change is printed.
+
+    unused, provided: what the command drops of the recipe or brings along, as `rl.toy.toy_recipe` needs to read it.
+    """
+    from rl.source import CommandError, locate_run
+    from rl.toy import describe, toy_recipe
+
+    if any(weights) or locate_run(recipe):
+        raise CommandError("--toy makes a recipe's own model small; a run, --model and --adapter bring weights along")
+    _, changes = toy_recipe(recipe, [*unused, *overrides], provided=provided)
+    typer.echo(describe(changes))
+    return [*(change.override for change in changes), *overrides]
 
 
 def sample(
@@ -98,22 +134,11 @@ def sample(
 
 
 def evaluate(
-    recipe: Annotated[
-        str,
-        typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe, or a run folder with its weights.", show_default=False),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY.PATH=VALUE]...", help="What differs from the recipe, as in eval.limit=100."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="A checkpoint, Hub name or run in place of the recipe's.", show_default=False),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    model: ModelOption = None,
     adapter: AdapterOption = None,
-    toy: Annotated[
-        bool, typer.Option("--toy", help="The recipe at toy size, to see that it evaluates. Not for a run.")
-    ] = False,
+    toy: ToyOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.json", help="Also write the numbers.", show_default=False)
     ] = None,
@@ -121,18 +146,10 @@ def evaluate(
     """Accuracy on the recipe's evaluation prompts, with 95 % intervals, by denoising steps."""
     from rl.measure import UNUSED, measure, show, write
 
+    settings = list(overrides or [])
     if toy:
-        from rl.source import CommandError, locate_run
-        from rl.toy import describe, toy_recipe
-
-        if model or adapter or locate_run(recipe):
-            raise CommandError(
-                "--toy makes a recipe's own model small; a run, --model and --adapter bring weights along"
-            )
-        _, changes = toy_recipe(recipe, [*UNUSED, *(overrides or [])], provided=("data.train",))
-        typer.echo(describe(changes))
-        overrides = [*(change.override for change in changes), *(overrides or [])]
-    found = measure(recipe, overrides or [], model=model, adapter=adapter, out=out)
+        settings = made_small(recipe, settings, (model, adapter), UNUSED, ("data.train",))
+    found = measure(recipe, settings, model=model, adapter=adapter, out=out)
     show(found)
     if out is not None:
         write(found, out)
@@ -241,19 +258,11 @@ def rewrite(
 
 
 def diagnose(
-    recipe: Annotated[
-        str,
-        typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe, or a run folder with its weights.", show_default=False),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY.PATH=VALUE]...", help="What differs from the recipe, as in rollout.steps=32."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="A checkpoint, Hub name or run in place of the recipe's.", show_default=False),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    model: ModelOption = None,
     adapter: AdapterOption = None,
+    toy: ToyOption = False,
     prompts: Annotated[
         int | None, typer.Option(help="Prompts sampled.  [default: those of an update, at most 16]", min=1)
     ] = None,
@@ -278,13 +287,16 @@ def diagnose(
 
     A view is one forward and backward of one row. Nothing is trained.
     """
+    from rl.diagnose import UNUSED, named
     from rl.diagnose import diagnose as run
-    from rl.diagnose import named
     from rl.diagnose_report import check_folder, show, write
 
-    folder = out or Path("runs") / f"{named(recipe)}-diagnose"
+    folder = out or Path("runs") / f"{named(recipe)}{'-toy' if toy else ''}-diagnose"
     check_folder(folder)
-    found = run(recipe, overrides or [], model=model, adapter=adapter, prompts=prompts, plans=plans, budget=budget)
+    settings = list(overrides or [])
+    if toy:
+        settings = made_small(recipe, settings, (model, adapter), UNUSED)
+    found = run(recipe, settings, model=model, adapter=adapter, prompts=prompts, plans=plans, budget=budget)
     files = write(found, folder)
     show(found)
     typer.echo(f"\nwrote {', '.join(map(str, files))}")
@@ -310,23 +322,21 @@ def pairs(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="File to write.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY.PATH=VALUE]...", help="What differs from the recipe, as in data.train.limit=500."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="A checkpoint, Hub name or run in place of the recipe's.", show_default=False),
-    ] = None,
+    overrides: Overrides = None,
+    model: ModelOption = None,
     adapter: AdapterOption = None,
+    toy: ToyOption = False,
 ) -> None:
     """Preference pairs by sampling and verifying: the best and the worst of a group for each prompt of data.train.
 
     The file is a preference data set in TRL's format (prompt, chosen, rejected). The same command goes on where it stopped.
     """
-    from rl.make_pairs import make_pairs
+    from rl.make_pairs import UNUSED, make_pairs
 
-    make_pairs(recipe, out, overrides or [], model=model, adapter=adapter)
+    settings = list(overrides or [])
+    if toy:
+        settings = made_small(recipe, settings, (model, adapter), UNUSED)
+    make_pairs(recipe, out, settings, model=model, adapter=adapter)
 
 
 COMMANDS = {

@@ -45,7 +45,7 @@ class Panel:
 
 
 LEARNING, GROUPS, POLICY = "Learning", "Rewards and groups", "Policy and ratios"
-TEXT, OPTIMIZER, TIME = "Completions", "Optimizer", "Time"
+PAIRS, TEXT, OPTIMIZER, TIME = "Preferences", "Completions", "Optimizer", "Time"
 WARM_START, USER, OTHER = "Warm start", "Your own numbers", "Other numbers"
 
 _FIXED = (
@@ -81,6 +81,27 @@ _FIXED = (
     Panel(
         GROUPS, "rows with a gradient", ("signal_share",), "share", "rollouts that take part in the update", zero=True
     ),
+    Panel(
+        GROUPS,
+        "groups that fail whole",
+        ("failed_groups",),
+        "share",
+        "no rollout of the policy's own is right; under strategy inpaint these are given hints",
+        zero=True,
+    ),
+    Panel(
+        GROUPS, "hinted rollouts", ("hinted",), "share", "of the update: drawn with parts of a trace given", zero=True
+    ),
+    Panel(GROUPS, "verified rollouts", ("verified_share",), "share", "those that raft learns from", zero=True),
+    Panel(
+        GROUPS,
+        "backslide",
+        ("backslide",),
+        "share",
+        "rollouts that had a better answer at some denoising step than at the end",
+        zero=True,
+    ),
+    Panel(GROUPS, "reward of recorded answers", ("step_reward",), note="mean over the denoising steps"),
     Panel(
         POLICY,
         "entropy",
@@ -118,6 +139,28 @@ _FIXED = (
         zero=True,
         log=True,
     ),
+    Panel(
+        POLICY,
+        "log-ratio",
+        ("log_ratio",),
+        "nats",
+        "how far the policy is from the one that drew the samples; this objective does not correct it",
+    ),
+    Panel(
+        POLICY,
+        "weights of the rollouts",
+        ("weight_min", "weight_max"),
+        note="smallest and largest of the target's weights, less the baseline",
+        labels=("min", "max"),
+    ),
+    Panel(
+        POLICY,
+        "effective size of the weights",
+        ("weight_ess",),
+        "share",
+        "of a group; 1 / group size: one rollout has all the weight",
+        zero=True,
+    ),
     Panel(POLICY, "log-probability", ("logprob",), "nats per token", "of the scored tokens"),
     Panel(
         POLICY,
@@ -138,6 +181,31 @@ _FIXED = (
         zero=True,
         log=True,
     ),
+    Panel(
+        PAIRS,
+        "score",
+        ("preference/score", "preference/chosen", "preference/rejected"),
+        "nats",
+        "ELBO against the reference, chosen minus rejected; both parts falling means that the policy unlearns either answer",
+        labels=("score", "chosen", "rejected"),
+    ),
+    Panel(
+        PAIRS,
+        "pairs in the right order",
+        ("preference/accuracy",),
+        "share",
+        "pairs of this update with a score above 0; they are trained on right after",
+        zero=True,
+    ),
+    Panel(
+        PAIRS,
+        "terms of the loss",
+        ("preference/loss", "preference/sft"),
+        "nats",
+        "log 2 at the start; sft: of the chosen answer, before its weight",
+        labels=("dpo", "sft"),
+    ),
+    Panel(PAIRS, "pairs per update", ("pairs",), zero=True),
     Panel(TEXT, "length", ("length",), "tokens", "of completions, up to the first EOS", zero=True),
     Panel(TEXT, "completions with EOS", ("eos",), "share", zero=True),
     Panel(TEXT, "truncated", ("truncated",), "share", "completions that filled the canvas without EOS", zero=True),
@@ -198,7 +266,7 @@ def panels(metrics: Collection[str], warm_start: Collection[str]) -> list[dict[s
     named_warm = {key for panel in chosen if panel.source == "warm_start" for key in panel.keys}
     chosen += list(_families(sorted(set(metrics) - named)))
     chosen += [Panel(WARM_START, name, (name,), source="warm_start") for name in sorted(set(warm_start) - named_warm)]
-    order = (GROUPS, POLICY, TEXT, OPTIMIZER, TIME, WARM_START, USER, OTHER)
+    order = (GROUPS, POLICY, PAIRS, TEXT, OPTIMIZER, TIME, WARM_START, USER, OTHER)
     # Rewards stand together, the total first.
     chosen.sort(key=lambda panel: (order.index(panel.section), not panel.keys[0].startswith("reward")))
     return [asdict(panel) for panel in chosen]

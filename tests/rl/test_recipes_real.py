@@ -21,6 +21,7 @@ from rl.cli import app
 from rl.config import load_recipe
 from rl.presets import PRESETS
 from rl.recipes import headline, recipe_folder, recipe_names
+from rl.report_panels import OTHER, panels
 from rl.run import Run, read_jsonl
 from rl.setup import set_up
 from scripts.methods_table import method_of_recipe, recipe_of
@@ -338,3 +339,7 @@ def test_every_preset_trains_as_its_recipe_says(
         assert row.get("first_pass_gap", 0.0) == 0.0
     learnt = [row for row in rows if row.get("optim/grad_norm", 0.0) > 0]
     assert learnt, rows
+    unnamed = [
+        panel["keys"] for panel in panels({name for row in rows for name in row}, ()) if panel["section"] == OTHER
+    ]
+    assert unnamed == [("update",)]  # the report's axis; all else has a heading of its own

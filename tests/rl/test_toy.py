@@ -127,6 +127,20 @@ def test_evaluation_at_toy_size(rows: str) -> None:
     assert "bring weights along" in refused.output
 
 
+def test_diagnosis_and_pairs_at_toy_size(rows: str) -> None:
+    own = [f"data.train.path={rows}"]
+    made = invoke("pairs", "llada_8b_gsm8k_diffu_grpo", *own, "--toy", "--out", "pairs.jsonl")
+    assert made.exit_code == 0, made.output
+    assert "pairs of 8 prompts" in made.output
+    measured = invoke("diagnose", "llada_8b_gsm8k_diffu_grpo", *own, "--toy", "--plans", "2", "--budget", "2")
+    assert measured.exit_code == 0, measured.output
+    assert Path("runs/llada_8b_gsm8k_diffu_grpo-toy-diagnose/diagnose.png").is_file()
+    for command in (["pairs", "--out", "more.jsonl"], ["diagnose"]):
+        refused = invoke(command[0], "llada_8b_gsm8k_diffu_grpo", *command[1:], "--toy", "--model", "tiny")
+        assert refused.exit_code == 2
+        assert "bring weights along" in refused.output
+
+
 def test_what_the_caller_says_wins(rows: str) -> None:
     small, changes = toy_recipe(
         {**BASE, "eval": None}, ["train.updates=7", "rollout.group_size=3", "train={out: here}"]
