@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rl.config_errors import listing, nearest
 from rl.config_schema import PromptConfig, Split
-from rl.tables import DataError, as_table, read_table
+from rl.tables import DataError, as_table, read_table, source_of
 from rollouts.streams import Purpose, stream
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def load_split(
     (unless `max_length: drop`), or no row left.
     """
     if isinstance(split, Split):
-        table, source = read_table(split, where), f"{split.path} [{split.split}]"
+        table, source = read_table(split, where), source_of(split)
     else:
         table, source = as_table(split, where), "rows in memory"
     tokenizer = getattr(policy_or_tokenizer, "tokenizer", policy_or_tokenizer)

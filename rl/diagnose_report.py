@@ -61,7 +61,7 @@ def show(found: Diagnosis, console: Console | None = None) -> None:
         wide = console.width >= 100
         shown = [number for number, name in enumerate(header) if name != "used by"]  # below, for the sake of the width
         for number in shown:
-            table.add_column(header[number], justify="left" if number == 0 else "right", no_wrap=wide)
+            table.add_column(header[number], justify="left" if number == 0 else "right", no_wrap=wide, overflow="fold")
         for row, one in zip(cells, found.rows, strict=True):
             texts = [row[number].replace("[", r"\[") for number in shown]
             table.add_row(*texts, style="bold" if one is found.leader else None)

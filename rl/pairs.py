@@ -17,7 +17,7 @@ from rl.config_schema import PromptConfig, Recipe, Split
 from rl.data import Message, Prompt, batches, load_split, messages_of
 from rl.scored import ScoredBatch
 from rl.sft import completion_batch
-from rl.tables import DataError, as_table, read_table
+from rl.tables import DataError, as_table, read_table, source_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,7 +68,7 @@ def load_pairs(
     Raises DataError: whatever `rl.data.load_split` refuses, missing columns, messages that are no answer, or no pair left.
     """
     if isinstance(split, Split):
-        table, source = read_table(split, where), f"{split.path} [{split.split}]"
+        table, source = read_table(split, where), source_of(split)
     else:
         table, source = as_table(split, where), "rows in memory"
     for name in ANSWERS:

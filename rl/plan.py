@@ -132,9 +132,8 @@ def plan(
     """(what, how much) of one update, resolved. A row is a sequence of prompt and canvas; bytes are of float32."""
     mean_prompt = sum(len(prompt.token_ids) for prompt in prompts.prompts) / len(prompts)
     length = mean_prompt + recipe.rollout.canvas
-    trained = f"{network.trainable:,} of {network.parameters:,}"
-    if network.adapted:
-        trained += f" (LoRA on {network.adapted} modules)"
+    trained = f"{network.trainable:,}"
+    trained += f", LoRA on {network.adapted} modules of {network.parameters:,}" if network.adapted else ", all"
     lines = [
         ("model", f"{recipe.model.path}, family {network.family}, {recipe.model.dtype}"),
         ("trained parameters", trained),

@@ -83,6 +83,12 @@ def rename(table: "Dataset", columns: Mapping[str, str], where: str) -> "Dataset
     return table.rename_columns(moves) if moves else table
 
 
+def source_of(split: Split) -> str:
+    """Where rows come from, for people: the path, and the split where there is more than one to choose from."""
+    single = split.split == "train" and Path(split.path).expanduser().is_file()
+    return split.path if single else f"{split.path} [{split.split}]"
+
+
 def _load(split: Split, where: str) -> "Dataset":
     import pyarrow
     from datasets.exceptions import DatasetsError
