@@ -201,7 +201,7 @@ def _errors_for_people() -> Iterator[None]:
     ) as error:
         _fail(str(error))
     except _loaded(
-        ("rl.learner", "TrainingError"),
+        ("rl.backends", "TrainingError"),
         ("rl.checkpoint", "CheckpointError"),
         ("rl.track", "TrackError"),
         ("rl.run", "FolderBusyError"),

@@ -200,6 +200,7 @@ def _draw(session: "Session", update: int, prompts: Sequence[Prompt], grader: Gr
             "pad_to": longest if recipe.train.deterministic else None,
             "on_rows": lambda rows: session.live.advance("rollouts", rows),
         },
+        sampler=setup.sampler,
     )
     with session.timed("rollout"):
         return rollout.strategy.draw(request, grader)

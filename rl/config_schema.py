@@ -166,6 +166,31 @@ class TrainConfig(Section):
     log_rollouts: int = Field(default=4, ge=0, description="sampled rollouts written per update")
 
 
+class ClusterConfig(Section):
+    """Where the work is done: in this process, or by Ray's workers on the GPUs of one or many machines."""
+
+    backend: Literal["local", "ray"] = Field(default="local", description="local: one process; ray: workers, as below")
+    address: str | None = Field(
+        default=None, description="of a running Ray cluster (host:port, or auto); null starts one on this machine"
+    )
+    learners: int = Field(default=1, ge=1, description="ranks that train together")
+    samplers: int = Field(default=1, ge=1, description="workers that draw rollouts")
+    gpus_per_learner: float | None = Field(
+        default=None, ge=0, description="null: 1 where the cluster has GPUs, shared with a sampler under colocate"
+    )
+    gpus_per_sampler: float | None = Field(default=None, ge=0, description="as gpus_per_learner")
+    cpus_per_worker: float = Field(default=1, gt=0, description="what Ray reserves for each worker")
+    placement: Literal["colocate", "separate"] = Field(
+        default="colocate", description="colocate: a learner and a sampler share a GPU, and take turns"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=0, description="DeepSpeed's sharding of optimizer states (1), gradients (2), weights (3); 0: none"
+    )
+    offload: Literal["none", "optimizer"] = Field(default="none", description="optimizer states in host memory")
+    restarts: int = Field(default=3, ge=0, description="how often lost workers are replaced in a row before a run ends")
+    start_timeout: Positive = Field(default=300, description="seconds for all workers to load the model")
+
+
 class SaveConfig(Section):
     """Checkpoints to resume from. One is always written at the end, on Ctrl-C and on SIGTERM."""
 
@@ -242,6 +267,7 @@ class Recipe(Section):
     method: Method
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    cluster: ClusterConfig = ClusterConfig()
     warm_start: WarmStartConfig | None = None
     eval: EvalConfig | None = None
     save: SaveConfig = SaveConfig()

@@ -25,7 +25,7 @@ from rl.masks import MaskPlan, PlanKey
 from rl.method import Method
 from rl.scored import ScoredBatch
 from rl.sketch import Sketch
-from rl.step import differentiate, slope_of
+from rl.step import LocalSlope, differentiate
 from rollouts.law import RAW
 
 PROBES = 8  # plans compared to find out whether an estimator draws anything at all
@@ -169,7 +169,7 @@ class Bench:
             some = torch.zeros(len(plan), rollouts.length, device=self.learner.policy.device)
             slope = differentiate(method, group, plan, some, None, None, scale).cotangent
         elif self._one_forward(method, [plan]):
-            slope = slope_of(method, group, plan, None, None, scale)
+            slope = LocalSlope(method, group, plan, None, None, scale)
         else:
             values = self.learner.score(rollouts, plan, law)
             slope = differentiate(method, group, plan, values, None, None, scale).cotangent

@@ -12,7 +12,7 @@ from rl.grading import grade_rollouts
 from rl.scored import ScoredBatch
 from rl.setup import Setup
 from rollouts.spec import SamplerSpec
-from rollouts.strategy import sample_groups
+from rollouts.strategy import Here, Sampler
 from rollouts.streams import Purpose, stream
 
 RESAMPLES = 10_000
@@ -41,10 +41,10 @@ def answer_prompts(
     prefill: str = "",
     samples: int = 1,
     on_rows: Callable[[int], None] | None = None,
+    sampler: Sampler | None = None,
 ) -> Answers:
-    """``samples`` completions of each prompt, graded by the reward named ``outcome`` alone."""
-    rollouts = sample_groups(
-        policy,
+    """``samples`` completions of each prompt, graded by the reward named ``outcome`` alone. sampler: who draws; default the policy."""
+    rollouts = (sampler or Here(policy)).sample(
         [prompt.token_ids for prompt in prompts],
         spec,
         group_size=samples,
@@ -95,6 +95,7 @@ def outcomes_by_steps(
             batch=evaluation.batch,
             prefill=setup.prefill,
             on_rows=on_rows,
+            sampler=setup.sampler,
         )
         for steps in sorted({*counts, evaluation.sampler.steps})
     }
@@ -119,6 +120,7 @@ def sampled_outcomes(setup: Setup, on_rows: Callable[[int], None] | None = None)
         prefill=setup.prefill,
         samples=recipe.eval.n,
         on_rows=on_rows,
+        sampler=setup.sampler,
     )
     return answers.outcome, answers.forwards
 

@@ -7,23 +7,21 @@ micro-batches cannot change the gradient: each is forwarded again and receives i
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from rl.backends import Backend, TrainingError, Whole
 from rl.likelihood import Anchor, score_views, view_states
 from rl.masks import MaskPlan
+from rollouts import law as laws
 from rollouts.law import Law
 from rollouts.trajectory import RolloutBatch
 
 # (which views, their values [n, S]) -> the cotangent of these values.
 Slope = Callable[[slice, Tensor], Tensor]
 Anchors = Sequence[Anchor]
-
-
-class TrainingError(RuntimeError):
-    """The run cannot go on; the message says what happened, where, and what to do."""
 
 
 class OptimLike(Protocol):
@@ -86,15 +84,21 @@ class Work:
 class Learner:
     """One rank of the learning side."""
 
-    def __init__(self, policy: Any, optim: OptimLike, *, total_steps: int, micro_batch: int) -> None:
-        from accelerate import Accelerator
-
-        self.accelerator = Accelerator(cpu=policy.device.type == "cpu")
+    def __init__(
+        self,
+        policy: Any,
+        optim: OptimLike,
+        *,
+        total_steps: int,
+        micro_batch: int,
+        backend: Callable[..., Backend] = Whole,
+    ) -> None:
+        """backend: called with (policy, parameters, optimizer, largest gradient norm); how all that lies over the ranks."""
+        self.names = [name for name, p in policy.named_parameters() if p.requires_grad]
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         wrong = {str(p.dtype) for p in self.parameters} - {"torch.float32"}
         if wrong:
             raise TrainingError(f"trainable parameters must be float32 masters, found {', '.join(sorted(wrong))}")
-        self.optim = optim
         self.micro_batch = micro_batch
         optimizer = torch.optim.AdamW(
             self.parameters,
@@ -104,24 +108,33 @@ class Learner:
             weight_decay=optim.weight_decay,
         )
         factor = lr_factor(optim.schedule, optim.warmup_steps, total_steps, getattr(optim, "min_lr_ratio", 0.0))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        self.policy, self.optimizer, self.schedule = self.accelerator.prepare(policy, optimizer, schedule)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self.optimizer, self.device = optimizer, policy.device
+        self.backend = backend(policy, self.parameters, optimizer, optim.max_grad_norm)
+        self.policy = self.backend.model
         self.work = Work()
         self._reference: list[Tensor] | None = None
 
     # -- the two verbs --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def score(self, batch: RolloutBatch, plan: MaskPlan, law: Law, anchors: Anchors | None = None) -> Tensor:
-        """Log-probabilities ``[N, S]`` of a plan's views under the current weights, without gradient; ``[N, S, 2]`` with anchors."""
+    def score(
+        self, batch: RolloutBatch, plan: MaskPlan, law: Law, anchors: Anchors | None = None, idle: int = 0
+    ) -> Tensor:
+        """Log-probabilities ``[N, S]`` of a plan's views under the current weights, without gradient; ``[N, S, 2]`` with anchors.
+
+        idle: forwards of no use afterwards, where other ranks have more micro-batches than this one and all must keep step.
+        """
         values = self._empty(batch, plan, 0.0, anchors)
         for number, (part, tokens, attention) in enumerate(self._micro_batches(batch, plan)):
             anchor = None if anchors is None else anchors[number]
             values[part, : tokens.shape[1]] = self._forward(plan, part, tokens, attention, law, anchor)
+        for _ in range(idle):
+            self._idle(batch, law)
         return values
 
     @torch.no_grad()
-    def anchors(self, batch: RolloutBatch, plan: MaskPlan) -> Anchors:
+    def anchors(self, batch: RolloutBatch, plan: MaskPlan, idle: int = 0) -> Anchors:
         """The reference at a plan's scored positions, one anchor per micro-batch: what exact divergences are computed from."""
         found = []
         with self.reference():
@@ -129,6 +142,8 @@ class Learner:
                 self.work.forward += len(tokens)
                 states = view_states(self.policy, plan.views(part).cut(tokens.shape[1]), tokens, attention)
                 found.append(Anchor(states, self._reference_logits))
+            for _ in range(idle):
+                self._idle(batch, laws.RAW)
         return found
 
     @torch.no_grad()
@@ -141,61 +156,67 @@ class Learner:
         return torch.full(size, fill, device=self.policy.device)
 
     def backward(
-        self, batch: RolloutBatch, plan: MaskPlan, cotangent: Tensor | Slope, law: Law, anchors: Anchors | None = None
+        self,
+        batch: RolloutBatch,
+        plan: MaskPlan,
+        cotangent: Tensor | Slope,
+        law: Law,
+        anchors: Anchors | None = None,
+        idle: int = 0,
     ) -> Tensor:
         """Accumulate d(sum(values * cotangent)) in the gradients; returns the values of this pass, shaped as `score` gives them.
 
         A cotangent that depends on the values of its own micro-batch alone may be given as a function of them; then nothing need be
         scored beforehand. Of a tensor, micro-batches that are zero are left out: they add exactly nothing. Their values are returned
-        as NaN.
+        as NaN. idle: as `score` takes it.
         """
-        known = isinstance(cotangent, Tensor)
+        known, every = isinstance(cotangent, Tensor), self.backend.lockstep
         values = self._empty(batch, plan, float("nan") if known else 0.0, anchors)
         self.policy.train()  # gradient checkpointing acts in train mode only; dropout was removed at load
         for number, (part, tokens, attention) in enumerate(self._micro_batches(batch, plan)):
             width = tokens.shape[1]
-            if known and not cotangent[part].any():
+            if known and not every and not cotangent[part].any():
                 continue
             anchor = None if anchors is None else anchors[number]
             scores = self._forward(plan, part, tokens, attention, law, anchor)
             values[part, :width] = scores.detach()
             slope = cotangent[part] if isinstance(cotangent, Tensor) else cotangent(part, values[part])
-            if slope.any():
-                self.accelerator.backward((scores * slope[:, :width]).sum())
+            if every or slope.any():
+                self.backend.backward((scores * slope[:, :width]).sum())
                 self.work.backward += len(tokens)
+        for _ in range(idle):
+            self.backend.backward(0.0 * self._idle(batch, law).sum())
         return values
+
+    def _idle(self, batch: RolloutBatch, law: Law) -> Tensor:
+        """One forward of one row that scores one position. It is no work, and is not counted."""
+        canvas = batch.canvas_mask[:1]
+        first, zero = canvas & (canvas.long().cumsum(1) == 1), torch.zeros(1, dtype=torch.int64)
+        view = MaskPlan(zero, zero, zero, canvas, first, torch.zeros_like(canvas, dtype=torch.float32))
+        return score_views(self.policy, view, batch.tokens[:1], batch.attention_mask[:1], law)
 
     def step(self) -> dict[str, float]:
         """One optimizer step on the accumulated gradients. Returns gradient norm, learning rate, and what the update changed.
 
         An update with lr > 0 and gradient > 0 that changed no float32 master element is an error.
         """
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.optim.max_grad_norm) or 0.0)
-        if not torch.isfinite(torch.tensor(norm)):
-            raise TrainingError(f"the gradient norm is {norm}")
         lr = self.schedule.get_last_lr()[0]
-        probes = self._probes()
-        before = [p.data.view(-1)[at].clone() for p, at in probes]
-        self.optimizer.step()
-        after = [p.data.view(-1)[at] for p, at in probes]
-        self.optimizer.zero_grad(set_to_none=True)
+        norm, probes, changed, rounded = self.backend.step()
         self.schedule.step()
-        changed = sum(bool(a != b) for a, b in zip(after, before, strict=True))
         if lr > 0 and norm > 0 and not changed:
             raise TrainingError(
                 f"an update with learning rate {lr:g} and gradient norm {norm:g} changed no parameter: "
                 "the optimizer does not hold the parameters that received the gradient, or the step is below float32 resolution"
             )
-        rounded = sum(bool(a.to(torch.bfloat16) != b.to(torch.bfloat16)) for a, b in zip(after, before, strict=True))
-        return {"grad_norm": norm, "lr": lr, "changed_bf16": rounded / max(1, len(probes))}
+        return {"grad_norm": norm, "lr": lr, "changed_bf16": rounded / max(1.0, probes)}
 
     # -- the reference --------------------------------------------------------------------------------------------
 
     def freeze_reference(self, kind: str) -> None:
         """Keep a float32 copy of the trainable weights as the reference; ``base`` with LoRA: the model without its adapter."""
-        self._reference = [p.detach().clone() for p in self.parameters]
+        self._reference = [part.detach().clone() for part in self.backend.parts()]
         if kind == "base":
-            for name, copy in zip(self._names(), self._reference, strict=True):
+            for name, copy in zip(self.names, self._reference, strict=True):
                 if ".lora_B." in name:
                     copy.zero_()  # the product B A is then zero: exactly the base model
 
@@ -204,90 +225,80 @@ class Learner:
         """Within the block the policy has the reference's weights; pointers are exchanged, nothing is copied."""
         if self._reference is None:
             raise TrainingError("no reference was frozen")
-        own = [p.data for p in self.parameters]
-        for parameter, frozen in zip(self.parameters, self._reference, strict=True):
-            parameter.data = frozen
-        try:
+        with self.backend.holding(self._reference):
             yield
-        finally:
-            for parameter, data in zip(self.parameters, own, strict=True):
-                parameter.data = data
 
     @contextmanager
     def weights(self, named: dict[str, Tensor]) -> Iterator[None]:
         """Within the block the policy has these trainable weights (of a checkpoint)."""
-        kept, self._reference = self._reference, [named[name].to(self.policy.device) for name in self._names()]
-        try:
-            with self.reference():
-                yield
-        finally:
-            self._reference = kept
+        with self.backend.holding([self.backend.part_of(i, named[name]) for i, name in enumerate(self.names)]):
+            yield
 
     @torch.no_grad()
     def mix_reference(self, share: float) -> None:
         """reference += share * (policy - reference), in float32."""
         if self._reference is None:
             raise TrainingError("no reference was frozen")
-        torch._foreach_lerp_(self._reference, [p.data for p in self.parameters], share)
+        torch._foreach_lerp_(self._reference, self.backend.parts(), share)
 
     # -- what a checkpoint holds ----------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Everything that training has changed: tensors by group and parameter name, and the rest as plain JSON."""
-        moments = self.optimizer.state_dict()["state"]
-        names = self._names()
+        """Everything that training has changed: whole tensors by group and parameter name, and the rest as plain JSON."""
+        names, backend = self.names, self.backend
         tensors = {
-            "weights": dict(zip(names, self.parameters, strict=True)),
+            "weights": self._whole(backend.parts()),
             "optimizer": {
-                f"{key}/{name}": torch.as_tensor(value)
-                for index, name in enumerate(names)
-                for key, value in moments.get(index, {}).items()
+                f"{key}/{names[number]}": value
+                for key, values in backend.moments().items()
+                for number, value in values.items()
             },
-            "reference": dict(zip(names, self._reference or [], strict=False)),
+            "reference": {} if self._reference is None else self._whole(self._reference),
         }
         schedule = {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"}
         rest = {"schedule": schedule, "forward": self.work.forward, "backward": self.work.backward}
         return {group: named for group, named in tensors.items() if named}, rest
 
+    def trained(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """The trainable weights, whole, by name: those of these names, or all."""
+        return self._whole(self.backend.parts(), names)
+
+    def pull(self) -> None:
+        """The policy of this process is the one that trains; a `LearnerGroup` brings it up to date here."""
+
+    def _whole(self, parts: Sequence[Tensor], names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        wanted = set(self.names if names is None else names)
+        own = enumerate(zip(self.names, parts, strict=True))
+        return {name: self.backend.whole_of(i, part) for i, (name, part) in own if name in wanted}
+
     @torch.no_grad()
     def load_state(self, tensors: dict[str, dict[str, Tensor]], rest: dict[str, Any]) -> None:
         """Take back what `state` gave. Raises ``TrainingError`` where the names or shapes are another model's."""
-        names = self._names()
-        weights = tensors["weights"]
+        names, weights = self.names, tensors["weights"]
+        shapes = [getattr(p, "ds_shape", p.shape) for p in self.parameters]  # of a weight in shards
         wrong = sorted(set(names) ^ set(weights)) or [
-            name for name, p in zip(names, self.parameters, strict=True) if weights[name].shape != p.shape
+            name for name, shape in zip(names, shapes, strict=True) if weights[name].shape != shape
         ]
         if wrong:
             raise TrainingError(
                 f"the checkpoint holds other trainable weights than this recipe: {', '.join(wrong[:4])}; "
                 "resume with the recipe that the run was started with (recipe.yaml in its folder)"
             )
-        for name, parameter in zip(names, self.parameters, strict=True):
-            parameter.copy_(weights[name])
         index = {name: number for number, name in enumerate(names)}
-        moments: dict[int, dict[str, Tensor]] = {}
+        moments: dict[str, dict[int, Tensor]] = {}
         for key, value in tensors.get("optimizer", {}).items():
             moment, _, name = key.partition("/")
-            moments.setdefault(index[name], {})[moment] = value
+            moments.setdefault(moment, {})[index[name]] = value
+        self.backend.load([weights[name] for name in names], moments)
         # The schedule, loaded after it, owns the learning rate.
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.schedule.load_state_dict({**rest["schedule"], "lr_lambdas": [None]})  # ours come from the recipe
         for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = lr
         frozen = tensors.get("reference")
-        self._reference = [frozen[name].to(self.policy.device) for name in names] if frozen else None
+        self._reference = [self.backend.part_of(i, frozen[n]) for i, n in enumerate(names)] if frozen else None
         self.work = Work(rest["forward"], rest["backward"])
 
-    def _names(self) -> list[str]:
-        by_id = {id(p): name for name, p in self.policy.named_parameters()}
-        return [by_id[id(p)] for p in self.parameters]
-
     # -- inside ---------------------------------------------------------------------------------------------------
-
-    def total(self, value: Tensor | float) -> float:
-        """A number summed over all ranks."""
-        local = torch.as_tensor(float(value), device=self.policy.device)
-        return float(cast(Tensor, self.accelerator.reduce(local, reduction="sum")))
 
     def _micro_batches(self, batch: RolloutBatch, plan: MaskPlan) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Slices of views with their rows' tokens and attention, cut to the longest row of the slice."""
@@ -304,8 +315,3 @@ class Learner:
         self.work.forward += len(tokens)
         views = plan.views(part).cut(tokens.shape[1])
         return score_views(self.policy, views, tokens, attention, law, anchor)
-
-    def _probes(self) -> list[tuple[Tensor, int]]:
-        """Per parameter with a gradient, the element where the gradient is largest: the one that must move."""
-        with_grad = [p for p in self.parameters if p.grad is not None]
-        return [(p, int(p.grad.abs().argmax())) for p in with_grad if p.grad is not None and bool(p.grad.any())]

@@ -2,7 +2,8 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,13 @@ def _run(
         reporter or Reporter() as live,
         Interrupt(live.say) as interrupt,
         only_one(setup.recipe.out),
+        ExitStack() as stack,
     ):
-        session = Session.open(setup, live, start.begin(live.say), command, files)
+        folder = start.begin(live.say)
+        workers = stack.enter_context(_workers(setup.recipe, folder.path, live.say))
+        if workers is not None:
+            setup = replace(setup, sampler=workers.samplers)
+        session = Session.open(setup, live, folder, command, files, workers)
         for note in notes:
             live.say(note)
         if start.saved is not None:
@@ -104,6 +110,15 @@ def _run(
                 ) from error
             live.say(f"Done. To look at: {run.folder / 'report.html'}")
             return run
+
+
+def _workers(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> AbstractContextManager[Any]:
+    """The recipe's cluster for the time of a block; None where the work is done in this process."""
+    if recipe.cluster.backend == "local":
+        return nullcontext()
+    from rl.cluster import cluster_of  # Ray is an extra
+
+    return cluster_of(recipe, folder, say)
 
 
 def _train(session: Session, interrupt: Interrupt) -> Run:

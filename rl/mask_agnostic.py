@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rl.learner import Learner, TrainingError
+from rl.backends import TrainingError
+from rl.learner import Learner
 from rl.likelihood import SLICE_ROWS
 from rl.masks import MaskPlan
 from rl.sft_losses import MaskAgnostic
@@ -58,7 +59,7 @@ def mask_agnostic_step(
     """One optimizer step; plan: one view of each row. Two forwards of a row with gradient."""
     policy = learner.policy
     tokens, attention = two_views(batch, plan.masked, tails(batch, loss.extra, seed=seed, step=step))
-    total = learner.total(batch.loss_mask.sum())
+    total = float(batch.loss_mask.sum())
     wide = tokens.shape[2] - batch.length
     scored = torch.nn.functional.pad(plan.scored, (0, wide))
     weight = torch.nn.functional.pad(plan.weight, (0, wide))
@@ -74,7 +75,7 @@ def mask_agnostic_step(
         both, variation = score_pair(policy, shown, real, need.expand(2, -1, -1), ids)
         ce = -(both * weight[part].to(policy.device)[need]).sum() / 2 / total
         tv = variation.sum() / total
-        learner.accelerator.backward(loss.ce * ce + loss.tv * tv)
+        learner.backend.backward(loss.ce * ce + loss.tv * tv)
         sums = {"ce": sums["ce"] + float(ce.detach()), "tv": sums["tv"] + float(tv.detach())}
         learner.work.forward += shown.shape[0] * shown.shape[1]
         learner.work.backward += shown.shape[0] * shown.shape[1]

@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rl import checkpoint
+from rl.backends import TrainingError
 from rl.checkpoint import Saved
 from rl.collect import collect
 from rl.counts import Progress
 from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k, sampled_outcomes
 from rl.health import Alarm, Health
-from rl.learner import Learner, TrainingError
+from rl.learner import Learner
+from rl.learners import LearnerGroup
 from rl.metrics import Metrics
 from rl.progress import Reporter
 from rl.report import write_report
@@ -30,15 +32,27 @@ from rl.setup import Setup, save_weights
 from rl.step import train_step
 from rl.track import Tracker, open_trackers
 
+if TYPE_CHECKING:
+    from rl.cluster import Cluster
+
 
 class EvaluationLeftError(Exception):
     """The run was asked to end while it evaluated."""
 
 
+def new_learner(
+    setup: Setup, workers: "Cluster | None", section: str, total_steps: int, micro_batch: int
+) -> Learner | LearnerGroup:
+    """A learner of the setup's policy with the optimizer of the recipe's section, here or on the workers."""
+    if workers is not None:
+        return workers.learner(setup.policy, section, total_steps, micro_batch)
+    return Learner(setup.policy, getattr(setup.recipe, section), total_steps=total_steps, micro_batch=micro_batch)
+
+
 @dataclass
 class Session:
     setup: Setup
-    learner: Learner
+    learner: Learner | LearnerGroup
     folder: RunFolder
     live: Reporter
     health: Health
@@ -52,15 +66,22 @@ class Session:
     sft_state: Saved | None = None  # a checkpoint of the warm start that is yet to be taken up
     files: dict[str, str] = field(default_factory=dict)  # digests of data and rewards as they were read
     running: dict[str, float] = field(default_factory=dict)  # start of each piece of work that is timed now
+    workers: "Cluster | None" = None
 
     @staticmethod
     def open(
-        setup: Setup, live: Reporter, folder: RunFolder, command: str = "train", files: dict[str, str] | None = None
+        setup: Setup,
+        live: Reporter,
+        folder: RunFolder,
+        command: str = "train",
+        files: dict[str, str] | None = None,
+        workers: "Cluster | None" = None,
     ) -> "Session":
+        """workers: of the recipe's cluster, where the work is not done in this process."""
         recipe = setup.recipe
         steps = recipe.train.updates * recipe.method.inner_passes
-        learner = Learner(setup.policy, recipe.optim, total_steps=steps, micro_batch=recipe.train.micro_batch)
-        return Session(setup, learner, folder, live, Health.of(setup), command, files=files or {})
+        learner = new_learner(setup, workers, "optim", steps, recipe.train.micro_batch)
+        return Session(setup, learner, folder, live, Health.of(setup), command, files=files or {}, workers=workers)
 
     def open_sinks(self) -> Tracker:
         """The recipe's sinks, from where the run is. Raises ``TrackError`` for one that cannot be opened."""
@@ -189,6 +210,7 @@ class Session:
                 batch=recipe.eval.batch,
                 prefill=setup.prefill,
                 on_rows=lambda rows: self.live.advance("validation", rows),
+                sampler=setup.sampler,
             )
         self.progress.eval_forwards += answers.forwards
         found = interval(answers.outcome[:, 0], seed=recipe.train.seed)
@@ -210,6 +232,7 @@ class Session:
 
     def finish(self) -> Run:
         """Final weights, those of the best checkpoint where one was asked for, and the summary."""
+        self.learner.pull()
         save_weights(self.setup, self.folder.path)
         best = self.progress.best
         if best is not None and self.setup.recipe.save.best_by:
@@ -295,7 +318,7 @@ class Session:
 
     # -- saving and taking up again -------------------------------------------------------------------------------
 
-    def save(self, learner: Learner | None = None, sft_step: int | None = None) -> None:
+    def save(self, learner: Learner | LearnerGroup | None = None, sft_step: int | None = None) -> None:
         """A checkpoint of this moment; old ones go. learner: the warm start's, with its step."""
         name = checkpoint.name_of(self.progress.updates, sft_step)
         where = self.folder.path / CHECKPOINTS

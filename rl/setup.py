@@ -22,6 +22,7 @@ from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.families import MADE
 from rollouts.models import LoraSpec, Policy, load_policy
 from rollouts.strategies import Inpaint
+from rollouts.strategy import Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Setup:
     validation: PromptSet | None
     warm_start: PromptSet | None
     preferences: PairSet | None = None
+    sampler: Sampler | None = None  # who draws rollouts, where it is not the policy itself
 
     @property
     def prefill(self) -> str:
@@ -68,6 +70,14 @@ def load_model(model: ModelConfig, *, seed: int, trainable: bool = True) -> Poli
     with tempfile.TemporaryDirectory() as folder:  # made, saved and loaded like any other
         save_policy(make(model.path, seed), folder)
         return load_policy(folder, **options)
+
+
+def load_sampler(model: ModelConfig, *, seed: int) -> Policy:
+    """The policy of a worker that only draws. An adapter stays in float32, as the learner has it; all else is held in its dtype."""
+    adapted = model.lora is not None or model.adapter is not None
+    policy = load_model(model, seed=seed, trainable=adapted)
+    policy.requires_grad_(False)
+    return policy
 
 
 def set_up(

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl.learner import Learner, TrainingError
+from rl.backends import TrainingError
+from rl.learner import Learner
+from rl.learners import LearnerGroup
 from rl.mask_agnostic import mask_agnostic_step
 from rl.masks import MaskPlan, token_views
 from rl.noise import Subset
@@ -103,7 +105,7 @@ def sft_plan(
 
 
 def sft_step(
-    learner: Learner,
+    learner: Learner | LearnerGroup,
     batch: RolloutBatch,
     *,
     seed: int,
@@ -115,7 +117,7 @@ def sft_step(
     plan = sft_plan(batch, seed=seed, step=step, stratified=stratified, loss=loss)
     if isinstance(loss, MaskAgnostic):
         return mask_agnostic_step(learner, batch, plan, loss, seed=seed, step=step)
-    tokens = learner.total(batch.loss_mask.sum())
+    tokens = float(batch.loss_mask.sum())
     cotangent = -plan.weight.to(learner.policy.device) / tokens
     values = learner.backward(batch, plan, cotangent, laws.RAW)
     value = float((torch.where(plan.scored.to(values.device), values, 0.0) * cotangent).nansum())
@@ -125,7 +127,7 @@ def sft_step(
 
 
 def sft_loop(
-    learner: Learner,
+    learner: Learner | LearnerGroup,
     rows: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
     canvas: int,

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rl.learner import Learner, Slope, TrainingError
+from rl.backends import TrainingError
+from rl.learner import Learner
+from rl.learners import LearnerGroup
 from rl.likelihood import Estimate
 from rl.masks import MaskPlan, PlanKey
 from rl.method import Method
@@ -95,7 +97,13 @@ def _distance(method: Method, batch: ScoredBatch, new: Tensor, anchor: Tensor) -
 
 
 def train_step(
-    learner: Learner, batch: ScoredBatch, method: Method, *, seed: int, step: int, watch: Watch | None = None
+    learner: Learner | LearnerGroup,
+    batch: ScoredBatch,
+    method: Method,
+    *,
+    seed: int,
+    step: int,
+    watch: Watch | None = None,
 ) -> Metrics:
     """Train on one batch of scored rollouts; ``step`` addresses the random streams.
 
@@ -107,7 +115,7 @@ def train_step(
     # Denominators: every row that counts, whether or not it has a gradient.
     count = estimator.unit_count(batch.rollouts)
     counted = ~batch.rollouts.truncated if method.mask_truncated else torch.ones(len(batch), dtype=torch.bool)
-    units, rows = learner.total((count * counted).sum()), learner.total((counted & (count > 0)).sum())
+    units, rows = float((count * counted).sum()), float((counted & (count > 0)).sum())
     # Rows without advantage add exactly nothing unless a KL term or their group acts on them: they are never scored.
     assert batch.advantage is not None
     loud = (batch.advantage != 0).reshape(len(batch), -1).any(1)
@@ -166,7 +174,7 @@ class _Frozen:
 
 
 def _one_pass(
-    learner: Learner,
+    learner: Learner | LearnerGroup,
     method: Method,
     work: ScoredBatch,
     frozen: _Frozen,
@@ -180,7 +188,7 @@ def _one_pass(
     anchors = learner.anchors(work.rollouts, plan) if method.exact_kl else None
     before = old if frozen.first else None
     if once:
-        slope = slope_of(method, work, plan, old, reference, scale)
+        slope = LocalSlope(method, work, plan, old, reference, scale)
     elif old is None and method.on_policy:  # the derivative is known without the scores: any will do
         some = torch.zeros(len(plan), work.rollouts.length, device=learner.policy.device)
         slope = differentiate(method, work, plan, some, None, reference, scale).cotangent
@@ -194,25 +202,30 @@ def _one_pass(
     return log_probs(values), differentiate(method, work, plan, values, old, reference, scale)
 
 
-def slope_of(
-    method: Method,
-    work: ScoredBatch,
-    plan: MaskPlan,
-    old: Tensor | None,
-    reference: Tensor | None,
-    scale: Tensor,
-) -> Slope:
-    """The cotangent of some of a plan's views from their own scores; old: None where these are it."""
+@dataclass(frozen=True, eq=False)
+class LocalSlope:
+    """The cotangent of some of a plan's views from their own scores (a ``Slope``); old: None where these are it."""
 
-    def slope(part: slice, values: Tensor) -> Tensor:
-        before, anchor = (None if whole is None else whole[part] for whole in (old, reference))
-        return differentiate(method, work, plan.views(part), values, before, anchor, scale).cotangent
+    method: Method
+    work: ScoredBatch
+    plan: MaskPlan
+    old: Tensor | None
+    reference: Tensor | None
+    scale: Tensor
 
-    return slope
+    def __call__(self, part: slice, values: Tensor) -> Tensor:
+        before, anchor = (None if whole is None else whole[part] for whole in (self.old, self.reference))
+        plan = self.plan.views(part)
+        return differentiate(self.method, self.work, plan, values, before, anchor, self.scale).cotangent
+
+    def share(self, views: slice, rows: Tensor, plan: MaskPlan) -> "LocalSlope":
+        """The same for some of the views alone. rows: those of the batch that they are of; plan: the views, their rows counted in these."""
+        old, reference = (None if whole is None else whole[views] for whole in (self.old, self.reference))
+        return LocalSlope(self.method, self.work.rows(rows), plan, old, reference, self.scale[rows])
 
 
 def _check_forward_twice(
-    metrics: Metrics, method: Method, learner: Learner, values: Tensor, fresh: Tensor, plan: MaskPlan
+    metrics: Metrics, method: Method, learner: Learner | LearnerGroup, values: Tensor, fresh: Tensor, plan: MaskPlan
 ) -> None:
     """Rule 2: the pass with gradient must repeat the pass without, or the first ratio is not 1."""
     scored = plan.rows_scored.to(fresh.device) & ~torch.isnan(fresh)

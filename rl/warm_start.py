@@ -3,7 +3,8 @@
 from typing import Any
 
 from rl.learner import Learner
-from rl.session import Session
+from rl.learners import LearnerGroup
+from rl.session import Session, new_learner
 from rl.setup import save_weights, sft_rows
 from rl.sft import sft_loop
 
@@ -17,9 +18,10 @@ def warm_up(session: Session, asked: Any = None) -> None:
     if session.setup.warm_start is not None:
         assert recipe.warm_start is not None
         with session.timed("warm_start"):
-            run_sft(session, asked=asked)
+            learner = run_sft(session, asked=asked)
         if progress.sft_steps < recipe.warm_start.steps:
             return
+        learner.pull()
         save_weights(session.setup, session.folder.path / "warm_start")
     progress.warmed = True
     if recipe.method.needs_reference:
@@ -30,7 +32,7 @@ def warm_up(session: Session, asked: Any = None) -> None:
 
 def run_sft(
     session: Session, *, steps: int | None = None, first_step: int = 0, name: str = "SFT", asked: Any = None
-) -> Learner:
+) -> Learner | LearnerGroup:
     """The recipe's warm start on the policy as it stands, from where the session is; returns its learner (an optimizer of its own).
 
     asked: has ``asked``, true when the run should end; then it is saved and left early.
@@ -40,7 +42,7 @@ def run_sft(
     assert warm is not None
     assert setup.warm_start is not None
     count = warm.steps if steps is None else steps
-    learner = Learner(setup.policy, warm, total_steps=count, micro_batch=warm.micro_batch or warm.batch)
+    learner = new_learner(setup, session.workers, "warm_start", count, warm.micro_batch or warm.batch)
     if session.sft_state is not None:
         learner.load_state(session.sft_state.tensors, session.sft_state.state["learner"])
         session.sft_state = None

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rollouts.hints import failed_groups, group_hints, mended, with_hint_entropy
+from rollouts.hints import failed_groups, group_hints, mended
 from rollouts.strategy import Request, Score
 from rollouts.trajectory import RolloutBatch
 
@@ -90,7 +90,7 @@ class Inpaint(_Strategy):
         if not able:
             return own
         again = request.again(able).sample(hints=[row for p in able for row in hints[p]])
-        again = with_hint_entropy(policy, again, size)
+        again = request.drawn_by.hint_entropy(again, size)
         rows = mended(own.group_id, outcome, again.group_id, score(again), self.most(size))
         return RolloutBatch.concat([own, again]).rows(torch.tensor(rows))
 

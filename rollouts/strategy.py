@@ -5,11 +5,12 @@ The strategies that a recipe can name are in ``rollouts.strategies``.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from rollouts.engine import generate
+from rollouts.hints import with_hint_entropy
 from rollouts.spec import SamplerSpec
 from rollouts.streams import Purpose
 from rollouts.trajectory import RolloutBatch
@@ -63,6 +64,51 @@ def sample_groups(
     )
 
 
+class Sampler(Protocol):
+    """Whoever draws: the policy in this process, or workers that hold its weights."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], spec: SamplerSpec, **options: Any) -> RolloutBatch:
+        """As `sample_groups`."""
+        ...
+
+    def hint_entropy(self, batch: RolloutBatch, rows: int) -> RolloutBatch:
+        """As `rollouts.hints.with_hint_entropy`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Here:
+    """The policy of this process draws."""
+
+    policy: Any
+
+    def sample(self, prompts: Sequence[Sequence[int]], spec: SamplerSpec, **options: Any) -> RolloutBatch:
+        return sample_groups(self.policy, prompts, spec, **options)
+
+    def hint_entropy(self, batch: RolloutBatch, rows: int) -> RolloutBatch:
+        return with_hint_entropy(self.policy, batch, rows)
+
+
+def deal(prompts: int, group_size: int, max_rows: int, workers: int, *, deterministic: bool) -> list[range]:
+    """The groups of a request as pieces of work: whole groups, at most ``max_rows`` rollouts at a time, and small enough for every worker
+    to get some. deterministic: one group each, so that who draws it changes no bit."""
+    fair = -(-prompts // max(1, workers))
+    size = 1 if deterministic else max(1, min(fair, max_rows // group_size))
+    return [range(low, min(low + size, prompts)) for low in range(0, prompts, size)]
+
+
+def piece(options: dict[str, Any], groups: range) -> dict[str, Any]:
+    """The options of `sample_groups` for some of the prompts, as if they were all: ids and hints are those of the whole request."""
+    size, found = options["group_size"], dict(options)
+    found["prompt_ids"] = [options["prompt_ids"][p] for p in groups]
+    ids = options.get("group_ids")
+    found["group_ids"] = [p if ids is None else ids[p] for p in groups]
+    found["first_rollout"] = options.get("first_rollout", 0) + groups.start * size
+    if options.get("hints") is not None:
+        found["hints"] = list(options["hints"][groups.start * size : groups.stop * size])
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """What a strategy is asked for: a group of rollouts for each prompt.
@@ -84,12 +130,12 @@ class Request:
     traces: Sequence[Sequence[int]] = ()
     announce: Callable[[int], None] | None = None
     options: dict[str, Any] | None = None
+    sampler: Sampler | None = None  # default: the policy itself
 
     def sample(self, **more: Any) -> RolloutBatch:
         if self.announce:
             self.announce(len(self.prompts) * self.group_size)
-        return sample_groups(
-            self.policy,
+        return self.drawn_by.sample(
             self.prompts,
             self.spec,
             group_size=self.group_size,
@@ -101,6 +147,10 @@ class Request:
             **(self.options or {}),
             **more,
         )
+
+    @property
+    def drawn_by(self) -> Sampler:
+        return self.sampler or Here(self.policy)
 
     def again(self, prompts: Sequence[int]) -> "Request":
         """A further request for some of the prompts (by place), its rollouts counted on."""

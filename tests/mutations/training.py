@@ -161,8 +161,8 @@ MUTATIONS = (
     Mutation(
         "sft per masked token",
         "rl/sft.py",
-        "tokens = learner.total(batch.loss_mask.sum())",
-        "tokens = learner.total(plan.scored.sum())",
+        "tokens = float(batch.loss_mask.sum())",
+        "tokens = float(plan.scored.sum())",
         SFT,
     ),
     # losses of SFT

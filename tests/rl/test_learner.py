@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from rl.backends import TrainingError
 from rl.config import Split, WarmStartConfig
-from rl.learner import Learner, TrainingError, lr_factor, micro_batches
+from rl.learner import Learner, lr_factor, micro_batches
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import PlanKey
 from rollouts.law import RAW
@@ -411,9 +412,3 @@ def test_frozen_weights_are_not_touched_by_an_update(folder: Path) -> None:
     fill_gradients(learner)
     learner.step()
     assert all(torch.equal(frozen[n], p) for n, p in policy.named_parameters() if not p.requires_grad)
-
-
-def test_totals_are_sums_over_ranks(policy: Policy) -> None:
-    learner = make_learner(policy)
-    assert learner.total(torch.tensor(7)) == 7.0
-    assert learner.total(2.5) == 2.5

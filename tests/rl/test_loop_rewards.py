@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from rewards.contract import InfrastructureError, RewardError
+from rl.backends import TrainingError
 from rl.cli import app
 from rl.data import DataError
-from rl.learner import TrainingError
 from rl.run import read_jsonl
 from rollouts.models import load_policy
 from rollouts.trajectory import RolloutBatch

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl.learner import TrainingError
+from rl.backends import TrainingError
 from rl.likelihood import Elbo, score_views
 from rl.masks import PlanKey
 from rl.noise import MIN_T

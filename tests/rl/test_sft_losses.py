@@ -9,9 +9,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from rl.backends import TrainingError
 from rl.cli import app
 from rl.config import load_recipe
-from rl.learner import TrainingError
 from rl.mask_agnostic import tails
 from rl.run import read_jsonl
 from rl.sft import completion_batch, sft_loop, sft_plan, sft_step

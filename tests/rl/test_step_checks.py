@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rl.learner import TrainingError
+from rl.backends import TrainingError
 from rl.masks import PlanKey
 from rl.method import Method
 from rl.presets import PRESETS

@@ -1,0 +1,347 @@
+"""Ray: starting or joining a cluster, placing the workers of a run on it, and replacing those that are lost.
+
+The rest of the program sees a `Crew` (the ranks of a `LearnerGroup`) and a `Sampler` (a pool of workers). Plain actors in one placement
+group: Ray Train would own the loop, and the pools of Ray's utilities restart nothing.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray  # type: ignore[import-not-found]
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError  # type: ignore[import-not-found]
+from ray.util.placement_group import placement_group, remove_placement_group  # type: ignore[import-not-found]
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # type: ignore[import-not-found]
+
+from rl.backends import TrainingError
+from rl.config import Recipe
+from rl.learners import LearnerGroup
+from rl.rank import Rank
+from rl.setup import load_sampler
+from rollouts.spec import SamplerSpec
+from rollouts.strategy import deal, piece
+from rollouts.trajectory import RolloutBatch
+from rollouts.worker import SamplerWorker
+
+LOGS = "logs"
+TAIL = 15  # lines of a failing worker's log that are shown
+CONNECT_SECONDS = 30.0
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot do what the recipe asks; the message says what to change."""
+
+
+class LearnersLostError(ClusterError):
+    """A rank is gone, and the others with it: the run goes on from its last checkpoint."""
+
+
+@dataclass
+class Places:
+    """Where workers may be put: bundle i of the group for the i-th learner and, colocated, the i-th sampler."""
+
+    group: Any
+    of_learners: list[int]
+    of_samplers: list[int]
+    gpus_per_learner: float
+    gpus_per_sampler: float
+
+
+class Cluster:
+    """The workers of one run."""
+
+    def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+        self.recipe, self.logs, self.say = recipe, folder / LOGS, say
+        self.places = _place(recipe)
+        self.crew = RayCrew(self)
+        self.samplers = RaySamplers(self)
+
+    def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> LearnerGroup:
+        return LearnerGroup(policy, self.crew, section=section, total_steps=total_steps, micro_batch=micro_batch)
+
+    def actor(self, kind: type, bundle: int, gpus: float, name: str, *arguments: Any) -> Any:
+        """A worker in its place; it prints to a file of its own."""
+        options = {
+            "num_gpus": gpus,
+            "num_cpus": self.recipe.cluster.cpus_per_worker,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.places.group, bundle),
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.recipe.train.threads or 1)}},
+        }
+        log = str((self.logs / f"{name}.log").absolute())
+        return ray.remote(kind).options(**options).remote(*arguments, log=log)
+
+    def tail(self, name: str) -> str:
+        """The last lines that a worker printed."""
+        path = self.logs / f"{name}.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        shown = "\n".join(f"    {line}" for line in lines[-TAIL:])
+        return f"; the end of {path}:\n{shown}" if shown else f"; {path} says nothing"
+
+    def close(self) -> None:
+        """End every worker."""
+        for worker in [*self.crew.workers, *self.samplers.workers]:
+            ray.kill(worker)
+        remove_placement_group(self.places.group)
+
+
+class RayCrew:
+    """The ranks. When one is lost, all are: the others wait for it inside."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.owner = cluster, None
+        self.workers: list[Any] = []
+        self.start()
+
+    def start(self) -> None:
+        """All ranks anew."""
+        for worker in self.workers:
+            ray.kill(worker)
+        recipe, places, self.owner = self.cluster.recipe, self.cluster.places, None
+        count = recipe.cluster.learners
+        self.workers = [
+            self.cluster.actor(Rank, bundle, places.gpus_per_learner, f"learner-{i}", recipe, i, count)
+            for i, bundle in enumerate(places.of_learners)
+        ]
+        seconds = recipe.cluster.start_timeout
+        try:
+            address = ray.get(self.workers[0].meeting_place.remote(), timeout=seconds)
+            ray.get([worker.join.remote(address) for worker in self.workers], timeout=seconds)
+        except (RayActorError, RayTaskError, GetTimeoutError) as error:
+            raise ClusterError(f"the learners did not start: {cause(error)}{self._where(error)}") from error
+
+    def __len__(self) -> int:
+        return len(self.workers)
+
+    def share(self, value: Any) -> Any:
+        return value if isinstance(value, ray.ObjectRef) else ray.put(value)
+
+    def call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        calls = [getattr(worker, verb).remote(*own) for worker, own in zip(self.workers, arguments, strict=True)]
+        try:
+            _first_failure(calls)
+            return ray.get(calls)
+        except RayActorError as error:
+            raise LearnersLostError(f"a learner died: {cause(error)}{self._where(error)}") from error
+        except RayTaskError as error:
+            raise TrainingError(f"a learner: {cause(error)}") from error
+
+    def _where(self, error: BaseException) -> str:
+        for number, worker in enumerate(self.workers):
+            if getattr(error, "actor_id", None) == worker._actor_id.hex():
+                return self.cluster.tail(f"learner-{number}")
+        return self.cluster.tail("learner-0")
+
+
+class RaySamplers:
+    """Workers that draw: groups are dealt out as workers come free; a lost worker is replaced, and what it had is drawn anew from the
+    same streams. Each holds the learners' weights before it draws."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.held: tuple[Any, int] = (
+            None,
+            0,
+        )  # the learner and the count of its changes whose weights the workers have
+        self.lost = 0  # workers replaced since the last piece of work that came back
+        self.workers = [self._start(number) for number in range(cluster.recipe.cluster.samplers)]
+        try:
+            ray.get([worker.ready.remote() for worker in self.workers], timeout=cluster.recipe.cluster.start_timeout)
+        except (RayActorError, RayTaskError, GetTimeoutError) as error:
+            raise ClusterError(f"the samplers did not start: {cause(error)}{cluster.tail('sampler-0')}") from error
+
+    def _start(self, number: int) -> Any:
+        cluster, recipe = self.cluster, self.cluster.recipe
+        load = partial(load_sampler, recipe.model, seed=recipe.train.seed)
+        places = cluster.places
+        return cluster.actor(
+            SamplerWorker,
+            places.of_samplers[number],
+            places.gpus_per_sampler,
+            f"sampler-{number}",
+            load,
+            recipe.train.threads,
+            recipe.train.deterministic,
+        )
+
+    # -- what a strategy asks -------------------------------------------------------------------------------------
+
+    def sample(self, prompts: Sequence[Sequence[int]], spec: SamplerSpec, **options: Any) -> RolloutBatch:
+        told = options.pop("on_rows", None)
+        size, most = options["group_size"], options.get("max_rows", 64)
+        work = deal(len(prompts), size, most, len(self.workers), deterministic=options.get("deterministic", False))
+        calls = [("sample", ([prompts[p] for p in part], spec, piece(options, part))) for part in work]
+        return RolloutBatch.concat(self._done(calls, told))
+
+    def hint_entropy(self, batch: RolloutBatch, rows: int) -> RolloutBatch:
+        parts = [range(low, min(low + rows, len(batch))) for low in range(0, len(batch), rows)]
+        return RolloutBatch.concat(self._done([("hint_entropy", (batch.rows(list(one)), rows)) for one in parts]))
+
+    # -- the queue ------------------------------------------------------------------------------------------------
+
+    def _done(
+        self, calls: Sequence[tuple[str, tuple[Any, ...]]], told: Callable[[int], None] | None = None
+    ) -> list[Any]:
+        """Results of all pieces of work, in order, whoever did them and however often."""
+        self._bring_up_to_date()
+        waiting, busy, found = deque(range(len(calls))), {}, {}
+        free = deque(range(len(self.workers)))
+        while len(found) < len(calls):
+            while waiting and free:
+                number, who = waiting.popleft(), free.popleft()
+                verb, arguments = calls[number]
+                busy[getattr(self.workers[who], verb).remote(*arguments)] = (number, who)
+            (ready,), _ = ray.wait(list(busy), num_returns=1)
+            number, who = busy.pop(ready)
+            free.append(who)
+            try:
+                batch, rows_run, _ = ray.get(ready)
+            except RayActorError as error:
+                self._replace(who, error)
+                waiting.appendleft(number)
+                continue
+            except RayTaskError as error:
+                raise TrainingError(f"sampler-{who}: {cause(error)}") from error
+            found[number], self.lost = batch, 0
+            self._count(rows_run)
+            if told is not None:
+                told(len(batch))
+        return [found[number] for number in range(len(calls))]
+
+    def _count(self, rows_run: dict[str, int]) -> None:
+        owner = self.cluster.crew.owner
+        if owner is not None:
+            for kind, count in rows_run.items():
+                owner.policy.rows_run[kind] += count
+
+    def _replace(self, who: int, error: BaseException) -> None:
+        self.lost += 1
+        name = f"sampler-{who}"
+        if self.lost > self.cluster.recipe.cluster.restarts:
+            raise ClusterError(
+                f"{name} died, the {self.lost}th worker in a row without a result (cluster.restarts: "
+                f"{self.cluster.recipe.cluster.restarts}): {cause(error)}{self.cluster.tail(name)}"
+            ) from error
+        self.cluster.say(f"{name} died and is replaced; what it was drawing is drawn anew ({cause(error)})")
+        self.workers[who] = self._start(who)
+        self._send([self.workers[who]])
+
+    def _bring_up_to_date(self) -> None:
+        owner = self.cluster.crew.owner
+        now = (owner, 0 if owner is None else owner.changes)
+        if owner is not None and now != self.held:
+            self._send(self.workers)
+        self.held = now
+
+    def _send(self, workers: Sequence[Any]) -> None:
+        owner = self.cluster.crew.owner
+        if owner is None:  # nothing was trained yet: all have loaded the same
+            return
+        taken: list[Any] = []
+
+        def take(version: int, named: Any, expected: str, last: bool) -> None:
+            taken.extend(worker.take.remote(version, named, expected, last) for worker in workers)
+
+        owner.publish(take)
+        try:
+            ray.get(taken)
+        except RayActorError:
+            pass  # whoever it was is noticed, and replaced, by the work that it is given next
+        except RayTaskError as error:
+            raise TrainingError(f"a sampler: {cause(error)}") from error
+
+
+def cause(error: BaseException) -> str:
+    """In a line, without the traceback of another process."""
+    inner = getattr(error, "cause", None) or error
+    lines = [line for line in str(inner).strip().splitlines() if line.strip()]
+    return f"{type(inner).__name__}: {lines[0].strip() if lines else ''}"
+
+
+def _first_failure(calls: Sequence[Any]) -> None:
+    """Raise what the first rank to fail raised: the others would wait for it until their own time is up."""
+    left = list(calls)
+    while left:
+        done, left = ray.wait(left, num_returns=1)
+        ray.get(done)
+
+
+# ----------------------------------------------------------------------------------------------------------------- starting
+
+
+@contextmanager
+def cluster_of(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
+    """The workers of a recipe with ``cluster.backend: ray``, for the time of the block; none is left afterwards."""
+    own = not ray.is_initialized()
+    if own:
+        _connect(recipe)
+    try:
+        cluster = Cluster(recipe, folder, say)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _connect(recipe: Recipe) -> None:
+    wanted = recipe.cluster
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    common = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": "unmask"}
+    try:
+        if wanted.address is not None:
+            ray.init(address=wanted.address, **common)
+            return
+        workers = wanted.learners + wanted.samplers
+        cpus = max(os.cpu_count() or 1, int(workers * wanted.cpus_per_worker + 0.999))
+        ray.init(num_cpus=cpus, include_dashboard=False, **common)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = wanted.address or "this machine"
+        raise ClusterError(
+            f"cluster.address: no Ray cluster answers at {where} ({cause(error)}); start one with `ray start --head`, or leave "
+            "address out to start one here"
+        ) from error
+
+
+def _place(recipe: Recipe) -> Places:
+    """Reserve room for every worker. Raises ClusterError where the cluster has less."""
+    wanted, have = recipe.cluster, ray.cluster_resources()
+    gpus = have.get("GPU", 0.0)
+    both = wanted.placement == "colocate"
+    half = (0.5 if both else 1.0) if gpus else 0.0
+    learner = half if wanted.gpus_per_learner is None else wanted.gpus_per_learner
+    sampler = half if wanted.gpus_per_sampler is None else wanted.gpus_per_sampler
+    need = {
+        "GPU": wanted.learners * learner + wanted.samplers * sampler,
+        "CPU": (wanted.learners + wanted.samplers) * wanted.cpus_per_worker,
+    }
+    for kind, count in need.items():
+        if count > have.get(kind, 0.0):
+            raise ClusterError(
+                f"cluster: {wanted.learners} learners and {wanted.samplers} samplers need {count:g} {kind}s, and the cluster has "
+                f"{have.get(kind, 0.0):g}; lower cluster.learners or cluster.samplers, or what each is given "
+                f"({'gpus_per_learner, gpus_per_sampler' if kind == 'GPU' else 'cpus_per_worker'})"
+            )
+    cpu = wanted.cpus_per_worker
+    pairs = min(wanted.learners, wanted.samplers) if both else 0
+    bundles = [{"GPU": learner + sampler, "CPU": 2 * cpu}] * pairs
+    bundles += [{"GPU": learner, "CPU": cpu}] * (wanted.learners - pairs)
+    bundles += [{"GPU": sampler, "CPU": cpu}] * (wanted.samplers - pairs)
+    group = placement_group([{kind: value for kind, value in one.items() if value} for one in bundles], strategy="PACK")
+    if not group.wait(timeout_seconds=wanted.start_timeout):
+        remove_placement_group(group)
+        raise ClusterError(
+            f"cluster: room for {len(bundles)} workers was not free within {wanted.start_timeout:g} s; other programs use "
+            "this cluster, or no machine of it has room for one worker (`ray status` tells)"
+        )
+    learners = list(range(wanted.learners))
+    samplers = [*range(pairs), *range(wanted.learners, len(bundles))]
+    return Places(group, learners, samplers, learner, sampler)

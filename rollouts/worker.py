@@ -1,0 +1,86 @@
+"""The Ray actor of this room: it holds a copy of the policy, takes new weights, and draws groups of rollouts."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rollouts.hints import with_hint_entropy
+from rollouts.spec import SamplerSpec
+from rollouts.strategy import sample_groups
+from rollouts.trajectory import RolloutBatch
+
+
+class WeightError(RuntimeError):
+    """The weights that arrived are not those that were sent."""
+
+
+def fingerprint(named: Mapping[str, Tensor]) -> str:
+    """Of tensors with their names, shapes and dtypes: two sums over their bits, one by position, quick on any device."""
+    found = []
+    for name in sorted(named):
+        tensor = named[name].detach().contiguous()
+        bits = tensor.view(torch.int32 if tensor.element_size() == 4 else torch.int16).flatten().long()
+        place = torch.arange(1, len(bits) + 1, device=bits.device) % 65521
+        found.append(f"{name} {tuple(tensor.shape)} {tensor.dtype} {int(bits.sum())} {int((bits * place).sum())}")
+    return "\n".join(found)
+
+
+def log_to(path: str) -> None:
+    """Everything this process prints from now on, its children's and C libraries' words too, stands in this file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+class SamplerWorker:
+    """Made an actor by `rl.cluster`; every call is answered in order."""
+
+    def __init__(self, load: Callable[[], Any], threads: int | None, deterministic: bool, log: str) -> None:
+        """load: gives the policy. log: the file of what this process prints."""
+        log_to(log)
+        import unmask  # noqa: F401  checks that no file of the user's stands in for a package of ours
+
+        torch.set_num_threads(threads or 1)
+        torch.use_deterministic_algorithms(deterministic)
+        self.policy, self.version = load(), 0
+        self.parameters = dict(self.policy.named_parameters())
+
+    def ready(self) -> int:
+        return os.getpid()
+
+    @torch.no_grad()
+    def take(self, version: int, named: Mapping[str, Tensor], expected: str, last: bool) -> None:
+        """Some of the weights of a version. Raises WeightError where they are not what was sent."""
+        for name, value in named.items():
+            self.parameters[name].copy_(value)
+        found = fingerprint({name: self.parameters[name] for name in named})
+        if found != expected:
+            raise WeightError(f"version {version}: {len(named)} weights arrived otherwise than they were sent")
+        if last:
+            self.version = version
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], spec: SamplerSpec, options: dict[str, Any]
+    ) -> tuple[RolloutBatch, dict[str, int], float]:
+        """Rollouts; rows computed by kind; the seconds it took."""
+        before, start = dict(self.policy.rows_run), time.perf_counter()
+        batch = sample_groups(self.policy, prompts, spec, **options)
+        return batch, self._since(before), time.perf_counter() - start
+
+    def hint_entropy(self, batch: RolloutBatch, rows: int) -> tuple[RolloutBatch, dict[str, int], float]:
+        before, start = dict(self.policy.rows_run), time.perf_counter()
+        found = with_hint_entropy(self.policy, batch, rows)
+        return found, self._since(before), time.perf_counter() - start
+
+    def _since(self, before: Mapping[str, int]) -> dict[str, int]:
+        return {kind: count - before[kind] for kind, count in self.policy.rows_run.items()}
