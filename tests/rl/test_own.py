@@ -13,6 +13,7 @@ from rl.masks import PlanKey
 from rl.method import Method
 from rl.objectives import BaseObjective
 from rl.own import find_class
+from rl.resume import ResumeError
 from rl.step import train_step
 from rollouts.models import load_policy
 from rollouts.spec import SamplerSpec
@@ -116,6 +117,19 @@ def test_a_recipe_names_both_and_a_resumed_run_is_the_undisturbed_one(cuts: Path
     rest = train(recipe(checkpoint, **sections | {"train": {**sections["train"], "out": "part"}}), resume="auto")
     assert [row["update"] for row in rest.metrics] == [0, 1, 2]
     assert same_weights(*(load_policy(run.folder / "model") for run in (rest, whole)))
+
+
+def test_its_changed_code_is_another_run(cuts: Path, checkpoint: Path) -> None:
+    Path("pull.py").write_text(OBJECTIVE, encoding="utf-8")
+    method = {"estimator": {"kind": "cuts.py:Cuts"}, "objective": {"kind": "pull.py:Pull"}}
+    source = recipe(checkpoint, method=method, save={"every": 1}, train={"updates": 1})
+    train(source)
+    for path, slot in ((cuts, "estimator"), (Path("pull.py"), "objective")):
+        before = path.read_text(encoding="utf-8")
+        path.write_text(before + "\n# changed\n", encoding="utf-8")
+        with pytest.raises(ResumeError, match=rf"method\.{slot}: not what"):
+            train(recipe(checkpoint, method=method, save={"every": 1}, train={"updates": 2}), resume="auto")
+        path.write_text(before, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
