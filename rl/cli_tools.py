@@ -251,7 +251,9 @@ def rewrite(
     from rl.rewrite import Endpoint
     from rl.rewrite import rewrite as run
 
-    endpoint = Endpoint(url, model, max_tokens, temperature, timeout, retries, os.environ.get(key_env) or None)
+    endpoint = Endpoint(
+        url, model, max_tokens, temperature, timeout, retries, os.environ.get(key_env, "").strip() or None
+    )
     options = {"column": column, "problem": problem, "to": to, "instruction": instruction}
     if run(Split(path=str(data)), endpoint, out, concurrency=concurrency, **options):  # type: ignore[arg-type]
         raise typer.Exit(1)

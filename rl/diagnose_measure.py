@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl import masks
+from rl import masks, own_plan
 from rl.diagnose_candidates import Candidate
 from rl.diagnose_stats import Products, products, random_order, reduce_plans
 from rl.learner import Learner
@@ -235,7 +235,7 @@ def split_groups(batch: ScoredBatch, *, mask_truncated: bool) -> list[ScoredBatc
 
 def plan_of(method: Method, group: ScoredBatch, key: PlanKey) -> MaskPlan:
     assert group.advantage is not None
-    return method.estimator.plan_of(group.rollouts, group.advantage, key)
+    return own_plan.plan_of(method.estimator, group.rollouts, group.advantage, key)
 
 
 def peak_bytes(run: Callable[[], Any], learner: Learner) -> int:

@@ -1,10 +1,12 @@
-"""What a run read from files besides its recipe: a digest of each local data file and of each reward's code, kept in checkpoints.
+"""What a run read from files besides its recipe: a digest of each local data file, of each reward's code and of an estimator or
+objective of the user's own, kept in checkpoints.
 
 A continuation under other data or other rewards is another run; it is refused unless its author says that this is meant.
 """
 
 import functools
 import hashlib
+import importlib.util
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +20,17 @@ REPORTED = ("data.eval", "data.validation")  # may differ between the parts of a
 
 
 def fingerprints(setup: Setup) -> dict[str, str]:
-    """``{"data.train": digest, "reward gsm8k.correct": digest}``, of what lies in files of this machine."""
+    """``{"data.train": digest, "reward gsm8k.correct": digest, "method.estimator": digest}``, of what lies in files of this machine."""
     recipe = setup.recipe
     found = {key: _digest(path.read_bytes()) for key, path in _data_files(recipe).items()}
     for index, reward in enumerate(setup.rewards):
         code = _code(reward, whole_file=index < len(recipe.rewards))
         if code is not None:
             found[f"reward {reward.name}"] = _digest(code)
+    for slot in ("estimator", "objective"):
+        file = _own_file(getattr(recipe.method, slot).kind)
+        if file is not None:
+            found[f"method.{slot}"] = _digest(file.read_bytes())
     return found
 
 
@@ -40,10 +46,23 @@ def changes(before: Mapping[str, str], now: Mapping[str, str], *, warmed: bool) 
 
 
 def _data_files(recipe: Recipe) -> dict[str, Path]:
-    splits: dict[str, Any] = {f"data.{name}": getattr(recipe.data, name) for name in ("train", "eval", "validation")}
+    names = ("train", "preferences", "eval", "validation")
+    splits: dict[str, Any] = {f"data.{name}": getattr(recipe.data, name) for name in names}
     splits["warm_start.data"] = recipe.warm_start.data if recipe.warm_start else None
     paths = {key: Path(split.path) for key, split in splits.items() if split is not None}
     return {key: path for key, path in paths.items() if path.is_file()}
+
+
+def _own_file(kind: str) -> Path | None:
+    """The file of a class that a recipe names, by file or by module; None for what comes along."""
+    where, colon, _ = kind.rpartition(":")
+    if not colon:
+        return None
+    if not where.endswith(".py"):
+        spec = importlib.util.find_spec(where)
+        where = (spec.origin or "") if spec is not None else ""
+    path = Path(where)
+    return path if path.is_file() else None
 
 
 def _code(reward: Reward, *, whole_file: bool) -> bytes | None:

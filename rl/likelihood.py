@@ -52,6 +52,8 @@ class BaseEstimator(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     linear: ClassVar[bool] = True
+    # What a class of the user's own has to bring; an estimator that chooses by advantages has plan_of in place of plan.
+    written: ClassVar[tuple[str, ...]] = ("plan|plan_of", "views_per_rollout")
 
     kind: str
     unit: Unit

@@ -15,7 +15,9 @@ from typing import Any
 from rewards.contract import TrainerState
 from rl.advantages import best_worst
 from rl.config import Recipe
+from rl.config_errors import listing
 from rl.data import Prompt
+from rl.fingerprints import changes, fingerprints
 from rl.grading import completion_of, grade_rollouts
 from rl.loop import torch_settings
 from rl.measure import model_of, recipe_and_source
@@ -58,6 +60,7 @@ def make_pairs(
         setup = set_up(recipe, trainable=source is not None and source.checkpoint is not None)
         if source is not None:
             source.restore(setup.policy)
+        state["files"] = _same_files(out, state, fingerprints(setup))
         assert setup.train is not None
         prompts, size = setup.train.prompts, recipe.train.prompts_per_update
         total = -(-len(prompts) // size)
@@ -151,20 +154,37 @@ def _begin(out: Path, recipe: Recipe, checkpoint: str) -> dict[str, Any]:
     setting = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     record = _record(out)
     if not record.exists():
-        if out.exists():
+        if out.exists() and out.stat().st_size:  # an empty one is left where it ended before the first batch
             raise CommandError(f"--out {out}: this file is there already; name another, or move it away")
         out.touch()
         return {"setting": setting, "batches": 0, "bytes": 0, "counts": {}, "made_by": told, **provenance()}
-    state = json.loads(record.read_text(encoding="utf-8"))
-    if state["setting"] != setting:
+    try:
+        state = json.loads(record.read_text(encoding="utf-8"))
+        same, known = state["setting"] == setting, state["bytes"]
+    except (ValueError, LookupError, TypeError):
+        raise CommandError(
+            f"--out {out}: {record} is damaged, so how far it is is not known; remove both, or name another"
+        ) from None
+    if not same:
         raise CommandError(f"--out {out}: its pairs were made with other settings ({record} tells which); name another")
     size = out.stat().st_size if out.exists() else 0
-    if size < state["bytes"]:
+    if size < known:
         raise CommandError(
-            f"--out {out}: it has {size} bytes, and {record} counts on {state['bytes']}; remove both to begin anew"
+            f"--out {out}: it has {size} bytes, and {record} counts on {known}; remove both to begin anew"
         )
-    os.truncate(out, state["bytes"])  # what came after the last whole batch
+    os.truncate(out, known)  # what came after the last whole batch
     return state
+
+
+def _same_files(out: Path, state: dict[str, Any], now: dict[str, str]) -> dict[str, str]:
+    """Digests of the prompts and of the rewards' code. Raises CommandError where pairs were made with others: of two rewards in one
+    file nobody could say which pair is whose, and prompts are counted off in batches."""
+    changed, _ = changes(state.get("files") or {}, now, warmed=True)
+    if changed:
+        raise CommandError(
+            f"--out {out}: its pairs were made with another {listing(changed, 8)}; the file was changed since. Put it back, or name another"
+        )
+    return now
 
 
 def _written(

@@ -132,14 +132,22 @@ class BaseObjective(BaseModel):
 
     kind: str
 
-    # At new = old the derivative depends on the advantage alone, so an on-policy pass needs no scores beforehand.
-    known_on_policy: ClassVar[bool] = True
+    # At new = old the derivative depends on the advantage alone, so an on-policy pass needs no scores beforehand. Said by those of which it
+    # is known: where it is not so, the derivative would be taken at scores that are no one's.
+    known_on_policy: ClassVar[bool] = False
     # It compares the policy with the reference, whatever the KL term does.
     needs_reference: ClassVar[bool] = False
     # The loss of a row hangs on other rows of its group, so that a pass of several forwards cannot be taken apart.
     couples_rows: ClassVar[bool] = False
     # What a row weighs hangs on the other rows of its group: all are scored, also those without advantage.
     couples_groups: ClassVar[bool] = False
+
+    # What a class of the user's own has to bring.
+    written: ClassVar[tuple[str, ...]] = ("per_unit",)
+
+    def metrics(self, units: Units) -> Metrics:
+        """What the log gets beside the loss: name -> (sum, count)."""
+        return {}
 
     def tails(self, units: Units) -> dict[str, tuple[float, float]]:
         """Smallest and largest of what this objective weighs samples by."""
@@ -152,6 +160,7 @@ BaseObjective = BaseObjective  # what an objective of the user's own derives fro
 class _Ratio(BaseObjective):
     """An objective on the likelihood ratio r = exp(new - old), clipped where the step has gone far enough."""
 
+    known_on_policy: ClassVar[bool] = True
     epsilon_low: float = Field(default=0.2, gt=0.0, le=1.0)
     epsilon_high: float = Field(default=0.2, gt=0.0)
     dual: float | None = Field(
@@ -215,6 +224,7 @@ class Raft(BaseObjective):
     """Maximum likelihood of verified samples: loss = -A * new with A in {0, 1} (RAFT, arXiv 2304.06767)."""
 
     kind: Literal["raft"] = "raft"
+    known_on_policy: ClassVar[bool] = True
 
     def per_unit(self, units: Units) -> Tensor:
         return -units.advantage * units.new
@@ -230,6 +240,7 @@ class PolicyGradient(BaseObjective):
     """
 
     kind: Literal["policy_gradient"] = "policy_gradient"
+    known_on_policy: ClassVar[bool] = True
 
     def per_unit(self, units: Units) -> Tensor:
         return -units.advantage * units.new

@@ -19,6 +19,11 @@ def find_class(name: str, base: type[BaseModel]) -> type[BaseModel]:
         raise ValueError(str(error)) from error
     found = getattr(module, name.rpartition(":")[2], None)
     if isinstance(found, type) and issubclass(found, base):
+        for names in base.written:  # type: ignore[attr-defined]
+            if all(getattr(found, one, None) is getattr(base, one, None) for one in names.split("|")):
+                raise ValueError(
+                    f"{where}: {found.__name__} has no method {names.replace('|', ' or ')}, which it has to bring"
+                )
         return found
     here = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
     has = ", ".join(key for key in here if vars(module)[key].__module__ == module.__name__) or "none"

@@ -5,10 +5,12 @@ appended to the output at once, and what stands there is not asked for again.
 """
 
 import hashlib
+import http.client
 import json
 import os
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +29,7 @@ INSTRUCTION = (
     "and the way it is written exactly as they are. Write the solution alone, in at most {tokens} tokens."
 )
 LATER = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # HTTP statuses that pass
+OF_THE_ROW = {400, 413, 422}  # a prompt that is too long, or that the service does not like; another row's may pass
 LONGEST_WAIT = 60.0
 ROW, KEY = "rewrite_row", "rewrite_key"  # what the output adds to a row, by which it is known again
 
@@ -56,6 +59,19 @@ class Endpoint:
         base = self.url.rstrip("/")
         return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
 
+    def check(self) -> None:
+        """Raises ``RewriteError`` for an address or a key that no request could be sent with."""
+        parts = urllib.parse.urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.netloc or any(one.isspace() for one in self.url):
+            raise RewriteError(
+                f"--url {self.url}: this is no address of an endpoint; write it as http://127.0.0.1:8000/v1"
+            )
+        # urllib's own message would show the key.
+        if self.key and not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
+            raise RewriteError(
+                "the key holds a blank, a line break or a letter that no key has; see what --key-env names"
+            )
+
     def body(self, message: str) -> dict[str, Any]:
         return {
             "model": self.model,
@@ -73,13 +89,15 @@ class Endpoint:
             try:
                 return self._answer(self._post(message))
             except urllib.error.HTTPError as error:
-                said = self._hidden(error.read(2000).decode("utf-8", "replace"))
+                said = " ".join(self._hidden(error.read(2000).decode("utf-8", "replace")).split())
+                if error.code in OF_THE_ROW:
+                    raise _RowError(f"HTTP {error.code} ({said[:120]})") from None
                 if error.code not in LATER:
                     raise RewriteError(
-                        f"{self.address} answered {error.code}: {' '.join(said.split())[:300]}. Check --url, --model and the key"
+                        f"{self.address} answered {error.code}: {said[:300]}. Check --url, --model and the key"
                     ) from None
                 reason, asked = f"HTTP {error.code}", error.headers.get("Retry-After", "")
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
                 reason, asked = f"no answer ({self._hidden(str(getattr(error, 'reason', error)))})", ""
             if attempt < self.retries:
                 stop.wait(_pause(attempt, asked))
@@ -109,7 +127,7 @@ class Endpoint:
             raise _RowError(f"cut off at --max-tokens {self.max_tokens}")
         if not isinstance(text, str) or not text.strip():
             raise _RowError("empty answer")
-        return text.strip()
+        return text.strip().encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
 
     def _hidden(self, text: str) -> str:
         return text.replace(self.key, "***") if self.key else text
@@ -157,18 +175,19 @@ def jobs(
 
 
 def done(out: Path, wanted: Sequence[Job]) -> set[int]:
-    """Rows that the output holds. A line that was cut off is removed. Raises ``RewriteError`` for rewrites of other requests."""
+    """Rows that the output holds. A line that was cut off is removed, once the lines before it are known to be ours.
+
+    Raises ``RewriteError`` for rewrites of other requests, and for a file of something else, which is left as it is.
+    """
     if not out.exists():
         return set()
-    content = out.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with out.open("r+b") as file:
-            file.truncate(len(whole))
+    if out.is_dir():
+        raise RewriteError(f"--out {out}: this is a folder; name a file in it, as in {out / 'short.jsonl'}")
+    *whole, cut = out.read_bytes().split(b"\n")  # by line feeds alone: an answer may hold other separators
     keys, found = {job.row: job.key for job in wanted}, set()
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), 1):
+    for number, line in enumerate(whole or [cut] if cut else whole, 1):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8"))
             index, key = row[ROW], row[KEY]
         except (ValueError, LookupError, TypeError):
             raise RewriteError(
@@ -180,6 +199,8 @@ def done(out: Path, wanted: Sequence[Job]) -> set[int]:
                 "Name another file with --out, or take back the change"
             )
         found.add(index)
+    if cut:
+        os.truncate(out, out.stat().st_size - len(cut))
     return found
 
 
@@ -199,6 +220,9 @@ def rewrite(
 
     Raises ``RewriteError`` where the endpoint refuses, or answers nothing at all.
     """
+    endpoint.check()
+    if to in (ROW, KEY):
+        raise DataError.at("--to", f"{to!r} is a column that this command writes itself", None, "name another")
     wanted = jobs(split, endpoint, column=column, problem=problem, instruction=instruction)
     known = done(out, wanted)
     left = [job for job in wanted if job.row not in known]
@@ -211,7 +235,9 @@ def rewrite(
             if isinstance(result, _RowError):
                 failed[str(result)] += 1
                 if not known and failed.total() >= min(concurrency, len(left)):
-                    raise RewriteError(f"no row could be rewritten: {_listed(failed)}. Is {endpoint.address} up?")
+                    away = any(reason.startswith(("no answer", "HTTP 5")) for reason in failed)
+                    asked = f"Is {endpoint.address} up?" if away else "Check --model, --max-tokens and the rows"
+                    raise RewriteError(f"no row could be rewritten: {_listed(failed)}. {asked}")
             else:
                 known.add(job.row)
                 row = {**job.columns, to: result, ROW: job.row, KEY: job.key}
@@ -240,10 +266,11 @@ def _results(left: Sequence[Job], endpoint: Endpoint, concurrency: int) -> Itera
         fill()
         try:
             while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(future)
-                    error = future.exception()
-                    if error is not None and not isinstance(error, _RowError):
+                ready = wait(running, return_when=FIRST_COMPLETED).done
+                # What ends it all comes last, so that no answer is lost which is there already.
+                for future in sorted(ready, key=lambda one: _ends(one.exception())):
+                    job, error = running.pop(future), future.exception()
+                    if error is not None and _ends(error):
                         raise error
                     yield job, error if isinstance(error, _RowError) else future.result()
                 fill()
@@ -252,5 +279,12 @@ def _results(left: Sequence[Job], endpoint: Endpoint, concurrency: int) -> Itera
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _listed(failed: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in failed.most_common())
+def _ends(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, _RowError)
+
+
+def _listed(failed: Counter[str], most: int = 5) -> str:
+    named, rest = failed.most_common(most), sum(count for _, count in failed.most_common()[most:])
+    return ", ".join(
+        [*(f"{count} {reason}" for reason, count in named), *([f"{rest} for other reasons"] if rest else [])]
+    )

@@ -14,6 +14,7 @@ from rl.masks import MaskPlan, PlanKey
 from rl.method import Method
 from rl.metrics import Metrics
 from rl.objectives import KL_ESTIMATORS, Units, k2_sum
+from rl.own_plan import plan_of
 from rl.reduce import reduce_loss, row_scale
 from rl.scored import ScoredBatch
 from rollouts.law import Law
@@ -61,7 +62,7 @@ def differentiate(
     group = batch.rollouts.group_id.to(leaf.device)
     tokens = method.estimator.tokens(batch.rollouts).sum(1).to(leaf.device)
     units = Units(new.value, before.value, advantage, new.mask, anchor, group, tokens, new.factor)
-    per_unit, distance = method.objective.per_unit(units), None
+    per_unit, distance = _per_unit(method, units), None
     if method.exact_kl:
         distance = reduce(leaf[..., 1]).value
     elif anchor is not None and method.kl.beta > 0:
@@ -71,6 +72,10 @@ def differentiate(
     loss = reduce_loss(per_unit, new.weight, scale.to(leaf.device))
     if not torch.isfinite(loss):
         raise TrainingError(f"the loss is {float(loss.detach())}")
+    if not loss.requires_grad:
+        raise TrainingError(
+            f"objective {method.objective.kind}: its loss does not depend on units.new, so there is no gradient"
+        )
     (cotangent,) = torch.autograd.grad(loss, leaf)
     value = new.value.detach()
     return Derivative(
@@ -80,6 +85,17 @@ def differentiate(
         old=before,
         units=replace(units, new=value),
         distance=None if distance is None else distance.detach(),
+    )
+
+
+def _per_unit(method: Method, units: Units) -> Tensor:
+    """The objective's losses ``[R, U]``. Another shape would be spread over rows and units by broadcasting, and nobody would notice."""
+    loss = method.objective.per_unit(units)
+    if isinstance(loss, Tensor) and loss.shape == units.new.shape:
+        return loss
+    found = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise TrainingError(
+        f"objective {method.objective.kind}: per_unit gave {found}, and a loss for each unit is needed, {list(units.new.shape)}"
     )
 
 
@@ -133,7 +149,7 @@ def train_step(
     # Where the passes share their masks, what is scored before the first update serves them all.
     distinct = passes if estimator.redraws else 1
     keys = [PlanKey(seed, step, number, passes) for number in range(distinct)]
-    plans = [estimator.plan_of(work.rollouts, work.advantage, key) for key in keys]
+    plans = [plan_of(estimator, work.rollouts, work.advantage, key) for key in keys]
     views = max((int(plan.row.bincount().max()) for plan in plans if len(plan)), default=0)
     once = method.one_forward(views, learner.micro_batch)
     if views > learner.micro_batch:  # rows are cut: an estimator of the user's own may have said too much

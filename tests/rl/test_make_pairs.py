@@ -105,6 +105,34 @@ def test_interrupted_it_goes_on(toy: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(calls) == 5
 
 
+def test_ended_before_its_first_batch_it_begins_anew(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dying(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_graded", dying)
+        with pytest.raises(KeyboardInterrupt):
+            made(toy, "pairs.jsonl")
+    assert made(toy, "pairs.jsonl")["prompts"] == len(PROMPTS)
+
+
+def test_pairs_of_other_prompts_or_another_reward_do_not_go_into_one_file(toy: str, tmp_path: Path) -> None:
+    made(toy, "pairs.jsonl")
+    before = Path("pairs.jsonl").read_bytes()
+    for path, name in ((tmp_path / "mine.py", "reward even"), (tmp_path / "rows.jsonl", r"data\.train")):
+        content = path.read_text()
+        path.write_text(content + ("\n# changed\n" if path.suffix == ".py" else '{"prompt": "1", "answer": "2"}\n'))
+        with pytest.raises(CommandError, match=f"made with another {name}"):
+            made(toy, "pairs.jsonl")
+        path.write_text(content)
+    assert Path("pairs.jsonl").read_bytes() == before
+    made(toy, "pairs.jsonl")
+    record = Path("pairs.jsonl.made.json")
+    record.write_text(record.read_text()[:50])
+    with pytest.raises(CommandError, match="is damaged"):
+        made(toy, "pairs.jsonl")
+
+
 def test_a_file_of_something_else_is_left_alone(toy: str) -> None:
     made(toy, "pairs.jsonl", overrides=["data.train.limit=1"])
     for out, message in (

@@ -2,17 +2,21 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from rl.config import RecipeErrors, load_recipe
-from rl.likelihood import BaseEstimator
+from rl.learner import TrainingError
+from rl.likelihood import BaseEstimator, MeanField
 from rl.masks import PlanKey
 from rl.method import Method
-from rl.objectives import BaseObjective
+from rl.objectives import BaseObjective, Units
 from rl.own import find_class
+from rl.resume import ResumeError
 from rl.step import train_step
 from rollouts.models import load_policy
 from rollouts.spec import SamplerSpec
@@ -116,6 +120,107 @@ def test_a_recipe_names_both_and_a_resumed_run_is_the_undisturbed_one(cuts: Path
     rest = train(recipe(checkpoint, **sections | {"train": {**sections["train"], "out": "part"}}), resume="auto")
     assert [row["update"] for row in rest.metrics] == [0, 1, 2]
     assert same_weights(*(load_policy(run.folder / "model") for run in (rest, whole)))
+
+
+def test_its_changed_code_is_another_run(cuts: Path, checkpoint: Path) -> None:
+    Path("pull.py").write_text(OBJECTIVE, encoding="utf-8")
+    method = {"estimator": {"kind": "cuts.py:Cuts"}, "objective": {"kind": "pull.py:Pull"}}
+    source = recipe(checkpoint, method=method, save={"every": 1}, train={"updates": 1})
+    train(source)
+    for path, slot in ((cuts, "estimator"), (Path("pull.py"), "objective")):
+        before = path.read_text(encoding="utf-8")
+        path.write_text(before + "\n# changed\n", encoding="utf-8")
+        with pytest.raises(ResumeError, match=rf"method\.{slot}: not what"):
+            train(recipe(checkpoint, method=method, save={"every": 1}, train={"updates": 2}), resume="auto")
+        path.write_text(before, encoding="utf-8")
+
+
+def test_an_objective_whose_slope_hangs_on_the_scores_has_the_naive_gradient() -> None:
+    """Without a word about it: no pass on policy takes its derivative at other scores. The loss is of a row's probability."""
+
+    class Probability(BaseObjective):
+        kind: str = "mine:Probability"
+        couples_rows: ClassVar[bool] = True  # so that it is not scored in the forward that trains
+
+        def per_unit(self, units: Units) -> torch.Tensor:
+            return -units.advantage * units.new.exp()
+
+    policy, slopes = tiny_policy(), []
+    method = Method(estimator=MeanField(unit="sequence", prompt_mask_prob=0.0), objective=Probability())  # type: ignore[arg-type]
+    batch = batch_for(policy, method)
+    for step in (0, 1):  # at the start of a run it is scored beforehand in any case
+        learner, recorder, _ = prepared(tiny_policy(), method)
+        train_step(learner, batch, method, seed=3, step=step)
+        slopes.append(recorder.gradients[0])
+    assert distance(*slopes) < 1e-6
+    assert max(float(part.abs().max()) for part in slopes[0]) > 0.0
+
+
+class Loss(BaseObjective):
+    kind: str = "mine:Loss"
+    gives: str
+
+    def per_unit(self, units: Units) -> Any:
+        loss = -units.advantage * units.new
+        return {"nothing": None, "row": loss.sum(1), "mean": loss.mean(), "data": loss.detach()}[self.gives]
+
+
+@pytest.mark.parametrize(
+    ("gives", "says"),
+    [
+        ("nothing", "gave NoneType"),
+        ("row", r"gave a tensor \[6\], and a loss for each unit is needed, \[6, 1\]"),
+        ("mean", r"gave a tensor \[\]"),
+        ("data", "does not depend on units.new"),
+    ],
+)
+def test_a_loss_that_is_not_one_for_each_unit_is_refused(gives: str, says: str) -> None:
+    policy = tiny_policy()
+    method = Method(estimator=MeanField(unit="sequence"), objective=Loss(gives=gives))  # type: ignore[arg-type]
+    learner, _, _ = prepared(policy, method)
+    with pytest.raises(TrainingError, match=f"objective mine:Loss: .*{says}"):
+        train_step(learner, batch_for(policy, method), method, seed=3, step=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda plan: None, "is no MaskPlan but NoneType"),
+        (lambda plan: replace(plan, weight=plan.weight[:, :3]), r"has weight of shape \[\d+, 3\]"),
+        (lambda plan: replace(plan, scored=plan.scored.long()), "has scored of torch.int64"),
+        (lambda plan: replace(plan, row=plan.row + 100), "has rows from 100 to 105, and the batch has 6"),
+        (lambda plan: replace(plan, row=plan.row - 100), "has rows from -100"),
+        (lambda plan: replace(plan, weight=plan.weight * float("nan")), "weights that are not finite"),
+        (lambda plan: replace(plan, masked=plan.masked & False), "scores positions that the same view does not mask"),
+    ],
+)
+def test_a_plan_that_is_none_is_refused_before_the_model_sees_it(cuts: Path, change: Any, says: str) -> None:
+    class Changed(find_class(f"{cuts}:Cuts", BaseEstimator)):  # type: ignore[misc]
+        def plan(self, batch: Any, key: Any) -> Any:
+            return change(super().plan(batch, key))
+
+    policy = tiny_policy()
+    method = Method(estimator=Changed())  # type: ignore[arg-type]
+    learner, _, _ = prepared(policy, method)
+    with pytest.raises(TrainingError, match=rf"estimator cuts\.py:Cuts: its plan .*{says}"):
+        train_step(learner, batch_for(policy, method), method, seed=3, step=0)
+
+
+@pytest.mark.parametrize(
+    ("base", "body", "says"),
+    [
+        (BaseEstimator, "", "no method plan or plan_of"),
+        (BaseEstimator, "    def plan(self, batch, key): ...", "no method views_per_rollout"),
+        (BaseObjective, "", "no method per_unit"),
+    ],
+)
+def test_what_a_class_has_to_bring_is_said_when_it_is_named(base: Any, body: str, says: str) -> None:
+    code = (
+        f"from {base.__module__} import {base.__name__}\n\nclass Half({base.__name__}):\n    kind: str = 'h'\n{body}\n"
+    )
+    Path("half.py").write_text(code, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"Half has {says}, which it has to bring"):
+        find_class("half.py:Half", base)
 
 
 @pytest.mark.parametrize(

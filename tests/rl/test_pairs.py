@@ -290,3 +290,7 @@ def test_interrupted_and_continued_it_is_the_undisturbed_run(checkpoint: Path, t
     assert len(metrics) == 4
     if preset == "online_vrpo":
         assert 0 < max(row["signal_share"] for row in metrics) <= 0.5  # of four rollouts two, where they differ
+    Path(rows).write_text(json.dumps({"prompt": "12", "chosen": "0", "rejected": "345"}) + "\n")
+    result = CliRunner().invoke(app, ["train", "toy.yaml", "train.updates=5", "--out", "parts", "--resume", "auto"])
+    assert result.exit_code == 2
+    assert f"data.{key}: not what" in result.output

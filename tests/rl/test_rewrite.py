@@ -18,6 +18,7 @@ from rl.cli import app
 from rl.config_schema import Split
 from rl.progress import Reporter
 from rl.rewrite import KEY, ROW, Endpoint, RewriteError, rewrite
+from rl.tables import DataError
 
 SECRET = "sk-never-write-this"
 ROWS = [{"question": f"What is {i} + {i}?", "trace": f"We add {i} and {i}, slowly. #### {2 * i}"} for i in range(12)]
@@ -69,9 +70,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             with ours.lock:
                 ours.at_once -= 1
             self.send_response(status if self.path == "/v1/chat/completions" else 404)
-            for name, one in headers.items():
-                self.send_header(name, one)
-            self.send_header("Content-Length", str(len(text)))
+            for name in headers.keys() - {"Content-Length"}:
+                self.send_header(name, headers[name])
+            self.send_header("Content-Length", headers.get("Content-Length", str(len(text))))
             self.end_headers()
             self.wfile.write(text)
 
@@ -182,6 +183,67 @@ def test_other_settings_do_not_go_into_the_same_file(server: Server, data: Path,
     out.write_text('{"a": 1}\n')
     with pytest.raises(RewriteError, match="line 1: not written by"):
         go(server, data, out)
+
+
+@pytest.mark.parametrize("content", ["a note, on one line", '{"a": 1}\n{"b": 2}', "\x00\n\x01"])
+def test_a_file_of_something_else_is_left_as_it_is(server: Server, data: Path, tmp_path: Path, content: str) -> None:
+    """Also where its last line has no end, which in a file of ours is a line that was cut off."""
+    out = tmp_path / "notes.jsonl"
+    out.write_text(content)
+    with pytest.raises(RewriteError, match="line 1: not written by"):
+        go(server, data, out)
+    assert out.read_text() == content
+    with pytest.raises(RewriteError, match="this is a folder"):
+        go(server, data, tmp_path)
+
+
+def test_any_character_of_an_answer_survives_being_read_again(server: Server, data: Path, tmp_path: Path) -> None:
+    """Line separators that are no line feeds; half a surrogate pair becomes a question mark, as it cannot be written."""
+    out = tmp_path / "out.jsonl"
+    server.reply = lambda message, attempt: answer("a\u2028b\u0085c\x0bd \ud800 \u65e5")
+    assert go(server, data, out) == 0
+    assert {json.loads(line)["completion"] for line in out.read_bytes().split(b"\n") if line} == {
+        "a\u2028b\u0085c\x0bd ? \u65e5"
+    }
+    assert go(server, data, out) == 0
+    assert len(server.bodies) == 12
+
+
+def test_a_row_that_the_endpoint_refuses_does_not_stop_the_others(server: Server, data: Path, tmp_path: Path) -> None:
+    """A trace that is too long is answered 400, every time; and a reply that breaks off is tried again."""
+    out = tmp_path / "out.jsonl"
+    server.reply = lambda message, attempt: (400, "too long", {}) if "5 + 5" in message else short(message, attempt)
+    assert go(server, data, out, concurrency=3) == 1
+    assert sorted(rows_of(out)) == [i for i in range(12) if i != 5]
+    server.reply = lambda message, attempt: (400, "no such parameter", {})
+    with pytest.raises(RewriteError, match=r"2 HTTP 400 \(no such parameter\)\. Check --model"):
+        go(server, data, tmp_path / "other.jsonl", concurrency=2)
+
+
+def test_a_reply_that_breaks_off_is_tried_again(
+    server: Server, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_pause", lambda *args: 0.0)
+    long = {"Content-Length": "9999", "Connection": "close"}
+    server.reply = lambda message, attempt: (200, "{", long) if not attempt else short(message, attempt)
+    assert go(server, data, tmp_path / "out.jsonl", endpoint={"retries": 1}) == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000/v1", "v1", "ftp://host/v1", "file:///etc", "http://a host/v1", "http://"]
+)
+def test_an_address_that_is_none_is_said(data: Path, tmp_path: Path, url: str) -> None:
+    with pytest.raises(RewriteError, match="this is no address of an endpoint"):
+        go(Server(short, url=url), data, tmp_path / "out.jsonl")
+
+
+def test_a_key_that_no_header_takes_is_not_shown(server: Server, data: Path, tmp_path: Path) -> None:
+    for key in ("sk-a\nb", "sk-\u65e5", "sk a"):
+        with pytest.raises(RewriteError, match="the key holds a blank") as caught:
+            rewrite(Split(path=str(data)), Endpoint(server.url, "m", key=key), tmp_path / "o.jsonl", column="trace")
+        assert "sk" not in str(caught.value)
+    with pytest.raises(DataError, match="writes itself"):
+        go(server, data, tmp_path / "out.jsonl", to=KEY)
 
 
 def test_the_command(server: Server, data: Path, tmp_path: Path) -> None:
