@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray  # type: ignore[import-not-found]
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError  # type: ignore[import-not-found]
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError  # type: ignore[import-not-found]
 from ray.util.placement_group import placement_group, remove_placement_group  # type: ignore[import-not-found]
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # type: ignore[import-not-found]
 
@@ -36,6 +36,10 @@ CONNECT_SECONDS = 30.0
 
 class ClusterError(RuntimeError):
     """The cluster cannot do what the recipe asks; the message says what to change."""
+
+
+# A worker that is gone. Ray ends one itself where a machine's memory runs out.
+LOST = (RayActorError, OutOfMemoryError)
 
 
 class LearnersLostError(ClusterError):
@@ -112,7 +116,7 @@ class RayCrew:
         try:
             address = ray.get(self.workers[0].meeting_place.remote(), timeout=seconds)
             ray.get([worker.join.remote(address) for worker in self.workers], timeout=seconds)
-        except (RayActorError, RayTaskError, GetTimeoutError) as error:
+        except (*LOST, RayTaskError, GetTimeoutError) as error:
             raise ClusterError(f"the learners did not start: {cause(error)}{self._where(error)}") from error
 
     def __len__(self) -> int:
@@ -126,7 +130,7 @@ class RayCrew:
         try:
             _first_failure(calls)
             return ray.get(calls)
-        except RayActorError as error:
+        except LOST as error:
             raise LearnersLostError(f"a learner died: {cause(error)}{self._where(error)}") from error
         except RayTaskError as error:
             raise TrainingError(f"a learner: {cause(error)}") from error
@@ -152,7 +156,7 @@ class RaySamplers:
         self.workers = [self._start(number) for number in range(cluster.recipe.cluster.samplers)]
         try:
             ray.get([worker.ready.remote() for worker in self.workers], timeout=cluster.recipe.cluster.start_timeout)
-        except (RayActorError, RayTaskError, GetTimeoutError) as error:
+        except (*LOST, RayTaskError, GetTimeoutError) as error:
             raise ClusterError(f"the samplers did not start: {cause(error)}{cluster.tail('sampler-0')}") from error
 
     def _start(self, number: int) -> Any:
@@ -201,7 +205,7 @@ class RaySamplers:
             free.append(who)
             try:
                 batch, rows_run, _ = ray.get(ready)
-            except RayActorError as error:
+            except LOST as error:
                 self._replace(who, error)
                 waiting.appendleft(number)
                 continue
@@ -250,7 +254,7 @@ class RaySamplers:
         owner.publish(take)
         try:
             ray.get(taken)
-        except RayActorError:
+        except LOST:
             pass  # whoever it was is noticed, and replaced, by the work that it is given next
         except RayTaskError as error:
             raise TrainingError(f"a sampler: {cause(error)}") from error

@@ -74,7 +74,10 @@ class Rank:
         cluster = self.recipe.cluster
         backend = Whole if not cluster.zero_stage else partial(Zero, stage=cluster.zero_stage, offload=cluster.offload)
         if self.learner is not None and cluster.zero_stage:  # the warm start's shards: a model is dealt out once
-            trained, self.learner = self.learner.trained(), None
+            trained, shards = self.learner.trained(), self.learner.backend
+            assert isinstance(shards, Zero)
+            shards.close()
+            self.learner = self.policy = None  # type: ignore[assignment]
             self.policy = load_model(self.recipe.model, seed=self.recipe.train.seed)
             with torch.no_grad():
                 for name, parameter in self.policy.named_parameters():

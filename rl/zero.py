@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl.backends import Moved, TrainingError, finite_norm, moved, ranks
+from rl.backends import BUCKET, Moved, TrainingError, finite_norm, moved, ranks
 
 PROBES = 64  # elements of each part that are looked at after a step
 
@@ -22,6 +22,8 @@ PROBES = 64  # elements of each part that are looked at after a step
 def engine_config(stage: int, offload: str, max_grad_norm: float) -> dict[str, Any]:
     """DeepSpeed's configuration. No option of it decides a number: batch sizes are the learner's, accumulation is ours."""
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "stage3_param_persistence_threshold": 0}
+    # By default DeepSpeed sets 2 GB aside for this, whatever the model.
+    zero["reduce_bucket_size"] = BUCKET
     # Weights are let go right after their layer, so that the reference can stand in for them between forwards.
     zero |= {"stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0} if stage == 3 else {}
     if offload == "optimizer":
@@ -112,6 +114,10 @@ class Zero:
         """Some elements of each part, evenly spaced: where the gradient is largest, no rank knows."""
         return [part.view(-1)[:: max(1, part.numel() // PROBES)].clone() for part in self.parts()]
 
+    def close(self) -> None:
+        """Let go of the shards and their buffers."""
+        self.engine.destroy()
+
     def parts(self) -> list[Tensor]:
         return [p.ds_tensor.data if self.stage == 3 else p.data for p in self.parameters]  # type: ignore[attr-defined]
 
@@ -195,13 +201,14 @@ class Zero:
             safe_set_local_optimizer_state(parameter, part, key)
 
     def _begin_moments(self, step: float) -> None:
-        """States as after a step of this number, all zero; under stages 1 and 2 DeepSpeed makes them at the first step only."""
-        for group in self.base.param_groups:
-            for flat in group["params"]:
-                state = self.base.state[flat]
-                if "exp_avg" not in state:
-                    state |= {"exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)}
-                state["step"] = torch.tensor(step)
+        """States as after a step of this number, all zero: DeepSpeed makes them at the first step only."""
+        shards = self.engine.optimizer
+        masters = shards.fp32_partitioned_groups_flat if self.stage == 3 else shards.single_partition_of_fp32_groups
+        for flat in masters:
+            state = self.base.state[flat]
+            if "exp_avg" not in state:
+                state |= {"exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)}
+            state["step"] = torch.tensor(step)
         if self.stage < 3:
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 

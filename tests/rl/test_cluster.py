@@ -1,0 +1,184 @@
+"""Real workers: Ray actors on this machine, ranks that meet over gloo, DeepSpeed's shards."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rl.config import Recipe, load_recipe
+from rl.learner import Learner
+from rl.step import train_step
+from rollouts.models import load_policy
+from rollouts.strategy import Here
+from tests.oracles.training import PROMPTS, SPEC, batch_for, preset_of, tiny_folder
+
+ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")
+pytest.importorskip("deepspeed", reason="needs the extra 'cluster'")
+from rl.cluster import Cluster, ClusterError, LearnersLostError, cluster_of  # noqa: E402
+
+FAMILIES = {
+    "token": "trajectory_grpo",
+    "step and order": "order_grpo",
+    "sequence": "espo",
+    "pairs": "vrpo",
+    "hints": "igpo",
+}
+OPTIM = {"lr": 1e-3, "max_grad_norm": 1e9}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def machine() -> Iterator[None]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("tiny"))
+
+
+def recipe_of(folder: Path, **cluster: Any) -> Recipe:
+    return load_recipe(
+        {
+            "model": {"path": str(folder)},
+            "data": {"train": {"path": "owner/rows"}},
+            "rollout": {"canvas": 8, "block": 4, "steps": 4},
+            "rewards": [{"fn": "gsm8k.correct"}],
+            "method": {"preset": "order_grpo"},
+            "optim": OPTIM,
+            "train": {"threads": 1, "deterministic": True},
+            "cluster": {"backend": "ray", **cluster},
+        },
+        provided=["data.train"],
+    )
+
+
+@pytest.fixture
+def workers(folder: Path, tmp_path: Path) -> Iterator[Any]:
+    started: list[Cluster] = []
+
+    def start(**cluster: Any) -> Cluster:
+        started.append(Cluster(recipe_of(folder, **cluster), tmp_path, said.append))
+        return started[-1]
+
+    said: list[str] = []
+    start.said = said  # type: ignore[attr-defined]
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_are_one_learner(stage: int, folder: Path, workers: Any) -> None:
+    """Loss and gathered gradient of each family of methods; then state, resume and weights."""
+    cluster = workers(learners=2, zero_stage=stage)
+    for name in FAMILIES.values():
+        method = preset_of(name)
+        policy = load_policy(folder)
+        group = cluster.learner(policy, "optim", 10, 4)
+        group.pull()  # what the family before left
+        single = Learner(load_policy(folder), cluster.recipe.optim, total_steps=10, micro_batch=4)
+        for mine, theirs in zip(single.parameters, group.parameters, strict=True):
+            mine.data.copy_(theirs)
+        batch = batch_for(policy, method)
+        if method.needs_reference:
+            group.freeze_reference("start")
+            single.freeze_reference("start")
+        found = train_step(group, batch, method, seed=3, step=0).result()
+        wanted = train_step(single, batch, method, seed=3, step=0).result()
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5, abs=2e-7)
+        assert found["optim/grad_norm"] == pytest.approx(wanted["optim/grad_norm"], rel=1e-5)
+        if method.inner_passes == 1:  # the first moment is the gradient times 1 - beta1
+            mine, theirs = group.state()[0]["optimizer"], single.state()[0]["optimizer"]
+            assert mine.keys() == theirs.keys()
+            scale = max(float(value.abs().max()) for key, value in theirs.items() if key.startswith("exp_avg/"))
+            for key, value in theirs.items():
+                if key.startswith("exp_avg/"):
+                    assert torch.allclose(mine[key], value, rtol=0, atol=1e-6 * scale), key
+    tensors, rest = group.state()
+    again = cluster.learner(load_policy(folder), "optim", 10, 4)
+    again.load_state(tensors, rest)
+    second = again.state()[0]
+    assert all(torch.equal(second[part][key], value) for part, named in tensors.items() for key, value in named.items())
+    kept = {name: value.clone() for name, value in tensors["weights"].items()}
+    on = train_step(again, batch, method, seed=3, step=1).result()
+    after = again.state()[0]["weights"]
+    again.load_state(tensors, rest)
+    assert train_step(again, batch, method, seed=3, step=1).result() == on  # a resumed run is the undisturbed one
+    assert all(torch.equal(after[name], value) for name, value in again.state()[0]["weights"].items())
+    assert any(not torch.equal(after[name], value) for name, value in kept.items())
+
+
+def options(**more: Any) -> dict[str, Any]:
+    return {"group_size": 2, "prompt_ids": range(len(PROMPTS)), "seed": 5, "step": 0, "deterministic": True, **more}
+
+
+def test_workers_draw_what_one_process_draws_and_may_die(folder: Path, workers: Any) -> None:
+    cluster = workers(samplers=2)
+    alone = Here(load_policy(folder)).sample(PROMPTS, SPEC, pad_to=8, **options())
+    rows: list[int] = []
+    ours = cluster.samplers.sample(PROMPTS, SPEC, pad_to=8, on_rows=rows.append, **options())
+    assert rows == [2] * len(PROMPTS)
+    assert same(ours, alone)
+    victim = ray.get(cluster.samplers.workers[0].ready.remote())
+    os.kill(victim, signal.SIGKILL)
+    assert same(cluster.samplers.sample(PROMPTS, SPEC, pad_to=8, **options()), alone)
+    assert any("died and is replaced" in line for line in workers.said)
+    assert ray.get(cluster.samplers.workers[0].ready.remote()) != victim
+
+
+def test_workers_draw_with_the_learners_weights(folder: Path, workers: Any) -> None:
+    cluster = workers(samplers=1, learners=1)
+    policy = load_policy(folder)
+    method = preset_of("order_grpo")
+    group = cluster.learner(policy, "optim", 10, 4)
+    train_step(group, batch_for(policy, method), method, seed=3, step=0)
+    before = Here(policy).sample(PROMPTS, SPEC, pad_to=8, **options())
+    ours = cluster.samplers.sample(PROMPTS, SPEC, pad_to=8, **options())
+    group.pull()
+    after = Here(policy).sample(PROMPTS, SPEC, pad_to=8, **options())
+    assert same(ours, after)
+    assert not torch.equal(before.raw_logprob, after.raw_logprob)
+    assert policy.rows_run["without_gradient"] > 0
+
+
+def test_a_lost_rank_is_said_and_replaced(folder: Path, workers: Any) -> None:
+    cluster = workers(learners=2)
+    policy = load_policy(folder)
+    method = preset_of("order_grpo")
+    batch = batch_for(policy, method)
+    group = cluster.learner(policy, "optim", 10, 4)
+    train_step(group, batch, method, seed=3, step=0)
+    state = group.state()
+    wanted = train_step(group, batch, method, seed=3, step=1).result()
+    os.kill(ray.get(cluster.crew.workers[1].ready.remote()), signal.SIGKILL)
+    with pytest.raises(LearnersLostError, match="a learner died"):
+        train_step(group, batch, method, seed=3, step=2)
+    cluster.crew.start()
+    fresh = cluster.learner(policy, "optim", 10, 4)
+    fresh.load_state(*state)
+    assert train_step(fresh, batch, method, seed=3, step=1).result() == wanted
+
+
+def test_more_than_there_is(folder: Path, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ClusterError, match="64 learners and 1 samplers need 65 CPUs, and the cluster has 8"),
+        cluster_of(recipe_of(folder, learners=64), tmp_path, print),
+    ):
+        pass
+    with (
+        pytest.raises(ClusterError, match=r"need 2 GPUs, and the cluster has 0"),
+        cluster_of(recipe_of(folder, gpus_per_learner=1, gpus_per_sampler=1), tmp_path, print),
+    ):
+        pass
+
+
+def same(left: Any, right: Any) -> bool:
+    tensors = ("tokens", "reveal_step", "raw_logprob", "sampler_logprob", "rollout_id", "group_id", "prompt_id")
+    return all(torch.equal(getattr(left, name), getattr(right, name)) for name in tensors) and left.texts == right.texts
