@@ -202,6 +202,7 @@ def _errors_for_people() -> Iterator[None]:
         _fail(str(error))
     except _loaded(
         ("rl.backends", "TrainingError"),
+        ("rl.learners", "ClusterError"),
         ("rl.checkpoint", "CheckpointError"),
         ("rl.track", "TrackError"),
         ("rl.run", "FolderBusyError"),

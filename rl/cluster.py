@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # t
 
 from rl.backends import TrainingError
 from rl.config import Recipe
-from rl.learners import LearnerGroup
+from rl.learners import ClusterError, LearnerGroup, LearnersLostError
 from rl.rank import Rank
 from rl.setup import load_sampler
 from rollouts.spec import SamplerSpec
@@ -34,16 +34,8 @@ TAIL = 15  # lines of a failing worker's log that are shown
 CONNECT_SECONDS = 30.0
 
 
-class ClusterError(RuntimeError):
-    """The cluster cannot do what the recipe asks; the message says what to change."""
-
-
 # A worker that is gone. Ray ends one itself where a machine's memory runs out.
 LOST = (RayActorError, OutOfMemoryError)
-
-
-class LearnersLostError(ClusterError):
-    """A rank is gone, and the others with it: the run goes on from its last checkpoint."""
 
 
 @dataclass
@@ -63,11 +55,25 @@ class Cluster:
     def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
         self.recipe, self.logs, self.say = recipe, folder / LOGS, say
         self.places = _place(recipe)
+        self.lost = 0  # times in a row that the learners were started anew
         self.crew = RayCrew(self)
         self.samplers = RaySamplers(self)
 
     def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> LearnerGroup:
         return LearnerGroup(policy, self.crew, section=section, total_steps=total_steps, micro_batch=micro_batch)
+
+    def restart_learners(self, error: LearnersLostError) -> None:
+        """As `rl.learners.Workers` says."""
+        self.lost += 1
+        most = self.recipe.cluster.restarts
+        if self.lost > most:
+            raise ClusterError(
+                f"the learners were lost {self.lost} times in a row (cluster.restarts: {most}): {error}"
+            ) from error
+        self.crew.start()
+
+    def well(self) -> None:
+        self.lost = 0
 
     def actor(self, kind: type, bundle: int, gpus: float, name: str, *arguments: Any) -> Any:
         """A worker in its place; it prints to a file of its own."""

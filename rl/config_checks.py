@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.load import RewardError, load_rewards
+from rl.cluster_checks import cluster_problems
 from rl.config_errors import listing, nearest
 from rl.config_schema import Recipe, Split
 from rl.likelihood import MeanField
@@ -31,6 +32,7 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
     yield from _model(recipe)
     yield from _files(recipe)
     if command == "sft":
+        yield from (Check(*found) for found in cluster_problems(recipe))
         if recipe.warm_start is None:
             yield Check(
                 ("warm_start",), "is required by `unmask sft`", "add warm_start: {data: {path: ...}, steps: ...}"
@@ -54,6 +56,7 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
             yield _split(f"method.{key}", message, involved)
     yield from _strategy(recipe)
     yield from _choosing(recipe)
+    yield from (Check(*found) for found in cluster_problems(recipe))
     absent = missing(recipe.track.sinks)
     if absent:
         what = f"{listing(absent)}: not installed here"

@@ -17,6 +17,7 @@ from rl.diagnose_candidates import Candidate, candidates, measured_method, targe
 from rl.diagnose_measure import Bench, Measured, Target, split_groups
 from rl.diagnose_rows import Diagnosis, gram_of, ranked_rows
 from rl.diagnose_stats import StepSummary, chance_share, summarise_step
+from rl.learner import Learner
 from rl.loop import torch_settings
 from rl.measure import model_of, recipe_and_source
 from rl.method import Method
@@ -35,6 +36,7 @@ MOST_PROMPTS = 16  # where none are asked for
 UNUSED = (
     *(f"{key}=null" for key in ("data.eval", "data.validation", "eval", "save.best_by", "stop.plateau")),
     "track={}",
+    "cluster={}",
 )
 
 
@@ -133,6 +135,7 @@ def _diagnose(
     budget = min(max(4, recipe.rollout.steps), 16) if budget is None else budget
     session = Session.open(setup, live, RunFolder(recipe.out))  # nothing is written to it
     learner, seed = session.learner, recipe.train.seed
+    assert isinstance(learner, Learner)  # no workers: all is measured in this process
     batch, _ = collect(session, 0, Metrics())
     if not len(batch):
         reasons = ", ".join(f"{reason} ({n})" for reason, n in batch.dropped.items())

@@ -175,7 +175,7 @@ class Learner:
         self.policy.train()  # gradient checkpointing acts in train mode only; dropout was removed at load
         for number, (part, tokens, attention) in enumerate(self._micro_batches(batch, plan)):
             width = tokens.shape[1]
-            if known and not every and not cotangent[part].any():
+            if known and not every and not cotangent[part].any():  # type: ignore[index]
                 continue
             anchor = None if anchors is None else anchors[number]
             scores = self._forward(plan, part, tokens, attention, law, anchor)
@@ -208,7 +208,7 @@ class Learner:
                 f"an update with learning rate {lr:g} and gradient norm {norm:g} changed no parameter: "
                 "the optimizer does not hold the parameters that received the gradient, or the step is below float32 resolution"
             )
-        return {"grad_norm": norm, "lr": lr, "changed_bf16": rounded / max(1.0, probes)}
+        return {"grad_norm": norm, "lr": float(lr), "changed_bf16": rounded / max(1.0, probes)}
 
     # -- the reference --------------------------------------------------------------------------------------------
 

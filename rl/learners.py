@@ -14,10 +14,19 @@ import torch
 from torch import Tensor
 
 from rl.backends import TrainingError
-from rl.learner import Work, micro_batches
+from rl.learner import Learner, Work, micro_batches
 from rl.masks import MaskPlan
 from rollouts.law import Law
 from rollouts.trajectory import RolloutBatch
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot do what the recipe asks; the message says what to change."""
+
+
+class LearnersLostError(ClusterError):
+    """A rank is gone, and the others with it: the run goes on from its last checkpoint."""
+
 
 PIECE = 256 * 2**20  # bytes of weights that travel at a time
 
@@ -39,6 +48,19 @@ class Crew(Protocol):
     def call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """``verb(*arguments[i])`` on rank i; what each returns. Raises what a rank raised."""
         ...
+
+
+class Workers(Protocol):
+    """The workers of a run (`rl.cluster.Cluster`), as far as a session knows them."""
+
+    def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> "LearnerGroup": ...
+
+    def restart_learners(self, error: LearnersLostError) -> None:
+        """All ranks anew, without anything they had learned. Raises ClusterError when that was done too often in a row."""
+        ...
+
+    def well(self) -> None:
+        """An update came through: whatever was lost before is made good."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,3 +238,12 @@ class LearnerGroup:
             for kind, count in rows_run.items():
                 self.policy.rows_run[kind] += count
         return torch.cat(values).to(self.policy.device)
+
+
+def new_learner(
+    setup: Any, workers: Workers | None, section: str, total_steps: int, micro_batch: int
+) -> Learner | LearnerGroup:
+    """A learner of the setup's policy with the optimizer of the recipe's section ("optim", "warm_start"), here or on the workers."""
+    if workers is not None:
+        return workers.learner(setup.policy, section, total_steps, micro_batch)
+    return Learner(setup.policy, getattr(setup.recipe, section), total_steps=total_steps, micro_batch=micro_batch)

@@ -15,7 +15,9 @@ from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
 from rl.fingerprints import fingerprints
 from rl.interrupt import Interrupt, RunInterrupted
+from rl.learners import LearnersLostError
 from rl.progress import Reporter
+from rl.recovery import begin_again
 from rl.resume import CHECKPOINTS, Start, open_run
 from rl.run import Run, only_one
 from rl.session import EvaluationLeftError, Session
@@ -123,37 +125,52 @@ def _workers(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Abstra
 
 def _train(session: Session, interrupt: Interrupt) -> Run:
     """The order of a run. Everything here may have been done before the last interruption; the session knows."""
-    recipe, progress, live = session.setup.recipe, session.progress, session.live
-    if not progress.warmed:
+    recipe, live = session.setup.recipe, session.live
+    if not session.progress.warmed:
         warm_up(session, interrupt)
         _leave_if(interrupt, session)
-    if progress.updates == 0 and recipe.eval is not None and recipe.eval.at_start:
+    if session.progress.updates == 0 and recipe.eval is not None and recipe.eval.at_start:
         _evaluate(session, interrupt, "start")
     last = min(recipe.train.updates, recipe.stop.updates or recipe.train.updates)
-    if progress.updates < last:
-        live.phase("RL", last, done=progress.updates)
+    if session.progress.updates < last:
+        live.phase("RL", last, done=session.progress.updates)
     ended = _why_end(session, last)  # a run that was over when it was interrupted does not go on
+    if session.workers is not None and not ended:
+        session.save()  # what lost learners begin again from
     while not ended:
-        row = _update(session)
-        shown = {key: value for key, value in row.items() if key in SHOWN or key.startswith("dropped/")}
-        live.advance("RL", **shown)
-        session.report(every=REPORT_SECONDS)
-        due = recipe.eval is not None and recipe.eval.every and progress.updates % recipe.eval.every == 0
-        if due:
-            if progress.updates < last:
-                session.evaluate(f"update {progress.updates}")
-            session.validate()
-        ended = _why_end(session, last)
-        best_now = progress.best is not None and progress.best["update"] == progress.updates
-        every = recipe.save.every and progress.updates % recipe.save.every == 0
-        if every or ended or interrupt.asked or (best_now and recipe.save.best_by):
-            session.save()
+        try:
+            ended = _advance(session, interrupt, last)
+        except LearnersLostError as error:
+            begin_again(session, error)
+            continue
         if not ended:
             _leave_if(interrupt, session)
     if recipe.train.updates and ended != "all updates are done":
-        live.say(f"ended after update {progress.updates}: {ended}")
+        live.say(f"ended after update {session.progress.updates}: {ended}")
     _evaluate(session, interrupt, "end")
     return session.finish()
+
+
+def _advance(session: Session, interrupt: Interrupt, last: int) -> str:
+    """One update, and what is due after it; why the run is over, or an empty string."""
+    recipe, progress, live = session.setup.recipe, session.progress, session.live
+    row = _update(session)
+    shown = {key: value for key, value in row.items() if key in SHOWN or key.startswith("dropped/")}
+    live.advance("RL", **shown)
+    session.report(every=REPORT_SECONDS)
+    due = recipe.eval is not None and recipe.eval.every and progress.updates % recipe.eval.every == 0
+    if due:
+        if progress.updates < last:
+            session.evaluate(f"update {progress.updates}")
+        session.validate()
+    ended = _why_end(session, last)
+    best_now = progress.best is not None and progress.best["update"] == progress.updates
+    every = recipe.save.every and progress.updates % recipe.save.every == 0
+    if every or ended or interrupt.asked or (best_now and recipe.save.best_by):
+        session.save()
+    if session.workers is not None:
+        session.workers.well()
+    return ended
 
 
 def _update(session: Session) -> dict[str, Any]:

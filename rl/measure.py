@@ -28,6 +28,7 @@ UNUSED = (
         for key in ("data.train", "data.preferences", "data.validation", "warm_start", "save.best_by", "stop.plateau")
     ),
     "track={}",
+    "cluster={}",
 )
 
 Interval = Mapping[str, float]

@@ -45,6 +45,7 @@ class Rank:
         self.recipe, self.number, self.count = recipe, rank, count
         self.learner: Learner | None = None
         self.anchors_kept: Any = None
+        self.policy: Any = None
 
     def ready(self) -> int:
         return os.getpid()
@@ -77,7 +78,7 @@ class Rank:
             trained, shards = self.learner.trained(), self.learner.backend
             assert isinstance(shards, Zero)
             shards.close()
-            self.learner = self.policy = None  # type: ignore[assignment]
+            self.learner, self.policy = None, None
             self.policy = load_model(self.recipe.model, seed=self.recipe.train.seed)
             with torch.no_grad():
                 for name, parameter in self.policy.named_parameters():

@@ -21,7 +21,7 @@ CHECKPOINTS = "checkpoints"
 
 # What may differ between a run and its continuation: how it is watched, saved, ended, and fitted into memory. Never what it computes.
 FREE = ("name", "save", "stop", "eval", "health", "track", "train.out", "train.updates", "train.micro_batch", "train.threads",
-        "train.log_rollouts", "rollout.max_rows", "data.eval", "data.validation")  # fmt: skip
+        "train.log_rollouts", "cluster", "rollout.max_rows", "data.eval", "data.validation")  # fmt: skip
 
 
 class ResumeError(ValueError):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from rl.counts import Progress
 from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k, sampled_outcomes
 from rl.health import Alarm, Health
 from rl.learner import Learner
-from rl.learners import LearnerGroup
+from rl.learners import LearnerGroup, Workers, new_learner
 from rl.metrics import Metrics
 from rl.progress import Reporter
 from rl.report import write_report
@@ -32,21 +32,9 @@ from rl.setup import Setup, save_weights
 from rl.step import train_step
 from rl.track import Tracker, open_trackers
 
-if TYPE_CHECKING:
-    from rl.cluster import Cluster
-
 
 class EvaluationLeftError(Exception):
     """The run was asked to end while it evaluated."""
-
-
-def new_learner(
-    setup: Setup, workers: "Cluster | None", section: str, total_steps: int, micro_batch: int
-) -> Learner | LearnerGroup:
-    """A learner of the setup's policy with the optimizer of the recipe's section, here or on the workers."""
-    if workers is not None:
-        return workers.learner(setup.policy, section, total_steps, micro_batch)
-    return Learner(setup.policy, getattr(setup.recipe, section), total_steps=total_steps, micro_batch=micro_batch)
 
 
 @dataclass
@@ -66,7 +54,7 @@ class Session:
     sft_state: Saved | None = None  # a checkpoint of the warm start that is yet to be taken up
     files: dict[str, str] = field(default_factory=dict)  # digests of data and rewards as they were read
     running: dict[str, float] = field(default_factory=dict)  # start of each piece of work that is timed now
-    workers: "Cluster | None" = None
+    workers: Workers | None = None  # of the recipe's cluster, where the work is not done in this process
 
     @staticmethod
     def open(
@@ -75,9 +63,8 @@ class Session:
         folder: RunFolder,
         command: str = "train",
         files: dict[str, str] | None = None,
-        workers: "Cluster | None" = None,
+        workers: Workers | None = None,
     ) -> "Session":
-        """workers: of the recipe's cluster, where the work is not done in this process."""
         recipe = setup.recipe
         steps = recipe.train.updates * recipe.method.inner_passes
         learner = new_learner(setup, workers, "optim", steps, recipe.train.micro_batch)
@@ -297,7 +284,7 @@ class Session:
         return interval(values, clusters(self.setup), seed=self.setup.recipe.train.seed)
 
     def hours(self) -> float:
-        """Hours of work, those before interruptions included."""
+        """Of work, those before interruptions included."""
         return (self.progress.worked + time.perf_counter() - self.started) / 3600
 
     def _outcomes(self, when: str) -> dict[str, np.ndarray]:

@@ -116,6 +116,7 @@ def sft_step(
     """One optimizer step. The loss is linear in the scores, so its cotangent is known beforehand and each view is forwarded once."""
     plan = sft_plan(batch, seed=seed, step=step, stratified=stratified, loss=loss)
     if isinstance(loss, MaskAgnostic):
+        assert isinstance(learner, Learner)  # a recipe with workers is refused
         return mask_agnostic_step(learner, batch, plan, loss, seed=seed, step=step)
     tokens = float(batch.loss_mask.sum())
     cotangent = -plan.weight.to(learner.policy.device) / tokens

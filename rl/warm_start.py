@@ -3,8 +3,8 @@
 from typing import Any
 
 from rl.learner import Learner
-from rl.learners import LearnerGroup
-from rl.session import Session, new_learner
+from rl.learners import LearnerGroup, new_learner
+from rl.session import Session
 from rl.setup import save_weights, sft_rows
 from rl.sft import sft_loop
 

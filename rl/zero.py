@@ -59,7 +59,7 @@ class Zero:
     def __init__(
         self,
         model: Any,
-        parameters: Sequence[Tensor],
+        parameters: Sequence[Any],
         optimizer: torch.optim.Optimizer,
         max_grad_norm: float,
         *,
@@ -75,9 +75,8 @@ class Zero:
         logger.setLevel(logging.WARNING)
         self.parameters, self.base, self.stage = parameters, optimizer, stage
         self.device = model.device  # under stage 3 parameters are empty between forwards
-        self.engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=engine_config(stage, offload, max_grad_norm)
-        )
+        config = engine_config(stage, offload, max_grad_norm)
+        self.engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
         self.model = self.engine
         if stage == 3:
             self._keep_head(model)
@@ -119,7 +118,7 @@ class Zero:
         self.engine.destroy()
 
     def parts(self) -> list[Tensor]:
-        return [p.ds_tensor.data if self.stage == 3 else p.data for p in self.parameters]  # type: ignore[attr-defined]
+        return [p.ds_tensor.data if self.stage == 3 else p.data for p in self.parameters]
 
     @contextmanager
     def holding(self, parts: Sequence[Tensor]) -> Iterator[None]:
@@ -136,15 +135,15 @@ class Zero:
                 parameter.data = part
             return
         for parameter, part in zip(self.parameters, parts, strict=True):
-            parameter.ds_tensor.data = part  # type: ignore[attr-defined]
-            if parameter.ds_persist:  # type: ignore[attr-defined]  # whole at hand: gathered anew from the shards
-                parameter.partition([parameter], has_been_updated=False)  # type: ignore[attr-defined]
-                parameter.all_gather([parameter])  # type: ignore[attr-defined]
+            parameter.ds_tensor.data = part
+            if parameter.ds_persist:  # whole at hand: gathered anew from the shards
+                parameter.partition([parameter], has_been_updated=False)
+                parameter.all_gather([parameter])
 
     def part_of(self, number: int, whole: Tensor) -> Tensor:
         if self.stage < 3:
             return whole.to(self.device)
-        size = self.parameters[number].ds_tensor.ds_numel  # type: ignore[attr-defined]
+        size = self.parameters[number].ds_tensor.ds_numel
         flat, low = whole.flatten().to(self.device), torch.distributed.get_rank() * size
         part = torch.zeros(size, dtype=flat.dtype, device=self.device)
         piece = flat[low : low + size]
@@ -160,15 +159,20 @@ class Zero:
         return flat[: parameter.ds_numel].view(parameter.ds_shape)
 
     def moments(self) -> dict[str, dict[int, Tensor]]:
-        from deepspeed.utils import safe_get_full_optimizer_state  # type: ignore[import-not-found]
-
         steps = [state["step"] for state in self.base.state.values() if "step" in state]
         if not steps or float(steps[0]) == 0.0:  # no step yet
             return {}
         found = {"step": {number: torch.as_tensor(steps[0]).cpu() for number in range(len(self.parameters))}}
         for key in ("exp_avg", "exp_avg_sq"):
-            found[key] = {n: safe_get_full_optimizer_state(p, key).cpu() for n, p in enumerate(self.parameters)}
+            found[key] = {n: self._whole_moment(p, key) for n, p in enumerate(self.parameters)}
         return found
+
+    def _whole_moment(self, parameter: Any, key: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_optimizer_state  # type: ignore[import-not-found]
+
+        found = safe_get_full_optimizer_state(parameter, key)
+        assert found is not None
+        return found.cpu()
 
     @torch.no_grad()
     def load(self, weights: Sequence[Tensor], moments: dict[str, dict[int, Tensor]]) -> None:

@@ -1,0 +1,45 @@
+"""What is wrong with a recipe's section ``cluster`` before anything is started; what the cluster itself lacks, `rl.cluster` says."""
+
+import importlib.util
+from collections.abc import Iterator
+
+from rl.config_schema import ClusterConfig, Recipe
+from rl.sft_losses import MaskAgnostic
+
+# (keys, message, remedy), as `rl.config_checks.Check` takes them.
+Found = tuple[tuple[str, ...], str, str]
+
+
+def cluster_problems(recipe: Recipe) -> Iterator[Found]:
+    cluster = recipe.cluster
+    if cluster.backend == "local":
+        plain = ClusterConfig()
+        for key in ClusterConfig.model_fields:
+            if key != "backend" and getattr(cluster, key) != getattr(plain, key):
+                what = "is for workers, and cluster.backend local does all in one process"
+                yield (f"cluster.{key}", "cluster.backend"), what, "set cluster.backend: ray, or leave it out"
+        return
+    needed = ["ray", "deepspeed"] if cluster.zero_stage else ["ray"]
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
+    if absent:
+        what = f"{' and '.join(absent)}: not installed here"
+        yield ("cluster.backend", "cluster.zero_stage"), what, "pip install 'unmask[cluster]'"
+    if cluster.offload != "none" and not cluster.zero_stage:
+        what = f"{cluster.offload} is offloaded by DeepSpeed, and cluster.zero_stage is 0"
+        yield ("cluster.offload", "cluster.zero_stage"), what, "set cluster.zero_stage: 1, or offload: none"
+    if cluster.zero_stage == 3:
+        yield from _third_stage(recipe)
+    if recipe.warm_start is not None and isinstance(recipe.warm_start.loss, MaskAgnostic):
+        what = "mask_agnostic scores pairs of rows of its own making, which is not dealt out to workers"
+        remedy = "run `unmask sft` with cluster.backend: local, and train from its model"
+        yield ("warm_start.loss", "cluster.backend"), what, remedy
+
+
+def _third_stage(recipe: Recipe) -> Iterator[Found]:
+    model = recipe.model
+    if model.quantization != "none":
+        what = f"stage 3 shards the base weights, and {model.quantization} packs them in a form of its own"
+        yield ("cluster.zero_stage", "model.quantization"), what, "use zero_stage: 2, or quantization: none"
+    if recipe.method.exact_kl and model.lora is None and model.adapter is None:
+        what = "stage 3 keeps one head at hand, and the exact KL needs that of the reference beside the policy's"
+        yield ("cluster.zero_stage", "method.kl.estimator"), what, "use zero_stage: 2, model.lora, or kl.estimator: k2"

@@ -1,0 +1,27 @@
+"""When the ranks of the learner are lost: new ones take the last checkpoint, and what was done since is done again."""
+
+from rl import checkpoint
+from rl.learners import ClusterError, LearnersLostError, new_learner
+from rl.resume import CHECKPOINTS
+from rl.session import Session
+
+
+def begin_again(session: Session, error: LearnersLostError) -> None:
+    """The session as its last checkpoint left it, on new ranks. Raises ClusterError where there is none, or it happened too often."""
+    assert session.workers is not None
+    saved, _ = checkpoint.newest(session.folder.path / CHECKPOINTS)
+    if saved is None:
+        raise ClusterError(f"{error}\nNothing was saved yet that could be taken up; start again") from error
+    done = session.progress.updates
+    session.workers.restart_learners(error)
+    recipe = session.setup.recipe
+    steps = recipe.train.updates * recipe.method.inner_passes
+    session.learner = new_learner(session.setup, session.workers, "optim", steps, recipe.train.micro_batch)
+    session.take_up(saved)
+    session.clock = {}
+    back = session.progress.updates
+    session.live.say(
+        f"{str(error).splitlines()[0]}\nThe learners were started anew from {saved.path.name}; "
+        f"{done - back or 'no'} updates are done again."
+    )
+    session.live.phase("RL", session.setup.recipe.train.updates, done=back)
