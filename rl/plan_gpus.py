@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.capacity import Adapter, Setting, Sizes
-from rl.config import Recipe, RecipeErrors, load_recipe
+from rl.config import ModelConfig, Recipe, RecipeErrors, load_recipe
 from rl.hardware import Hardware
 from rl.layout import Choice, Workload, choose, fits
 from rl.method import forwards
@@ -186,14 +186,14 @@ def model_of(recipe: Recipe) -> tuple[Setting, Network | None, str, list[str]]:
         family = find_family(config, recipe.model.path, recipe.model.family)
         decoder = build_decoder(family, config, recipe.model.path)
         note = f"{recipe.model.path} cannot be read here: its published sizes are used"
-        return setting_of(recipe, family, decoder), None, family.name, [note]
+        return setting_of(recipe.model, family, decoder), None, family.name, [note]
     family, decoder, *_ = opened
-    return setting_of(recipe, family, decoder), describe_network(recipe, *opened), family.name, []
+    return setting_of(recipe.model, family, decoder), describe_network(recipe, *opened), family.name, []
 
 
-def setting_of(recipe: Recipe, family: Family, decoder: Any) -> Setting:
+def setting_of(model: ModelConfig, family: Family, decoder: Any) -> Setting:
     """A decoder (without weights) and a recipe's section ``model``, as numbers."""
-    model, config = recipe.model, decoder.config
+    config = decoder.config
     sizes = Sizes(
         layers=config.num_hidden_layers,
         width=config.hidden_size,

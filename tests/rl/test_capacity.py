@@ -23,6 +23,7 @@ from rollouts.law import RAW
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import sample_groups
 from rollouts.streams import Purpose, stream
+from rollouts.tiny import make
 from tests.oracles.training import make_learner
 
 # A loss that is not early, rows of one length, and a canvas of which an estimator scores a random part.
@@ -44,7 +45,7 @@ class Case:
 
     def __init__(self, dtype: str, lora: bool, checkpointing: bool, views: int, path: str = "tiny-llada") -> None:
         options: dict[str, Any] = {"path": path, "dtype": dtype, "gradient_checkpointing": checkpointing}
-        model = ModelConfig(**options, **({"lora": LORA} if lora else {}))
+        model = ModelConfig.model_validate(options | ({"lora": LORA} if lora else {}))
         self.policy = load_model(model, seed=0)
         self.learner: Learner = make_learner(self.policy, micro_batch=views, max_grad_norm=1.0)
         prompts = [list(range(1 + i, 1 + i + PROMPT)) for i in range(views)]
@@ -57,15 +58,8 @@ class Case:
 
     def _setting(self, model: ModelConfig) -> Setting:
         """The setting of a decoder without weights, as `unmask plan` builds it."""
-        from rollouts.tiny import make
-
-        class Of:
-            pass
-
-        recipe = cast(Any, Of())
-        recipe.model = model
         bare = make(model.path)
-        return setting_of(recipe, bare.family, bare.causal_lm)
+        return setting_of(model, bare.family, bare.causal_lm)
 
     def forward(self) -> torch.Tensor:
         rollouts = self.batch.rollouts

@@ -71,13 +71,11 @@ def test_full_fine_tuning_is_refused_with_what_would_do() -> None:
     assert "full fine-tuning of 8.02 B weights has 149 GiB of states: 16 bytes each" in text
     assert "ZeRO-3 over" in text
     assert "model.lora={r: 16}" in text
-    # Each remedy is one: with as many GPUs it fits, and with one fewer it does not.
+    # Each remedy is one: with as many GPUs it fits, and with one fewer only by the host's memory, or not at all.
     count = int(next(one for one in plan.remedies if "GPUs" in one).split()[2])
     assert plan_of(FULL, f"{count}x24").choice.chosen is not None
-    assert (
-        plan_of(FULL, f"{count - 1}x24").choice.chosen is None
-        or plan_of(FULL, f"{count - 1}x24").choice.chosen.cluster.offload
-    )  # type: ignore[union-attr]
+    fewer = plan_of(FULL, f"{count - 1}x24").choice.chosen
+    assert fewer is None or fewer.cluster.offload
     assert plan_of(FULL, "1x24", "model.lora={r: 16}").choice.chosen is not None
 
 
@@ -145,7 +143,7 @@ def test_lengths_come_from_the_data_where_they_can(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text('{"prompt": "abcd", "solution": "1"}\n{"prompt": "abcdef", "solution": "1"}\n')
     recipe = {
-        "model": {"path": "tiny-llada"},
+        "model": {"path": "tiny-llada", "lora": {"r": 4}},
         "data": {"train": {"path": "rows.jsonl"}, "prompt": {"chat_template": "none"}},
         "rollout": {"canvas": 16, "block": 8, "steps": 8, "group_size": 4},
         "rewards": [{"fn": "gsm8k.correct"}],
