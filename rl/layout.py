@@ -13,6 +13,7 @@ Placement = Literal["alone", "colocate", "separate"]
 PHASES = ("rollout", "old", "reference", "train forward", "backward", "optimizer")
 # Stages in the order they are tried: the smallest that fits is taken, and the host's memory last.
 STAGES = ((0, False), (1, False), (2, False), (3, False), (2, True), (3, True))
+OFFLOAD = 1.1  # how much quicker a layout with the optimizer on the host has to be
 STEP_BYTES = 7 * FLOAT  # that AdamW reads and writes for each number: weight, gradient and two moments
 
 
@@ -306,12 +307,18 @@ class Choice:
 
 
 def choose(setting: Setting, work: Workload, hardware: Hardware, utilisation: float) -> Choice:
-    """The quickest layout whose phases follow each other; with the host's memory only where nothing fits without."""
+    """The quickest layout whose phases follow each other; the host's memory is used where that is quicker by ``OFFLOAD``, or all that fits."""
+
+    def cost(layout: Layout, spent: float) -> float:
+        return spent * (OFFLOAD if layout.cluster.offload else 1.0)
+
     together = first_fit(setting, work, hardware, "colocate", 0, utilisation)
     splits = [first_fit(setting, work, hardware, "separate", n, utilisation) for n in splits_of(work, hardware)]
-    apart = min((one for one in splits if one is not None), key=lambda one: one.overlapped, default=None)
+    apart = min(
+        (one for one in splits if one is not None), key=lambda one: (cost(one, one.overlapped), one.total), default=None
+    )
     found = [one for one in (together, apart) if one is not None]
-    best = min(found, key=lambda one: (one.cluster.offload, one.total), default=None)
+    best = min(found, key=lambda one: cost(one, one.total), default=None)
     other = next((one for one in found if one is not best), None)
     return Choice(best, other, stage_table(setting, work, hardware, best, utilisation))
 

@@ -62,10 +62,11 @@ def plan_gpus(
     recipe, notes = read_for_plan(source, overrides)
     setting, network, family, said = model_of(recipe)
     notes += said
-    mean, longest, said = prompt_lengths(recipe, network, prompt_tokens)
+    positions = network.max_length if network else _positions(recipe)
+    assumed = max(1, min(PROMPT_TOKENS, positions - recipe.rollout.canvas))
+    mean, longest, said = prompt_lengths(recipe, network, prompt_tokens, assumed)
     notes += said
     work = workload_of(recipe, mean, longest)
-    positions = network.max_length if network else _positions(recipe)
     if work.longest > positions:
         raise CommandError(
             f"a row of {work.longest} positions (prompt {longest}, canvas {recipe.rollout.canvas}) exceeds the model's {positions}; "
@@ -112,14 +113,16 @@ def read_for_plan(source: str, overrides: Sequence[str]) -> tuple[Recipe, list[s
     return load_recipe(source, [*overrides, *(f"{one.key}={UNREAD}" for one in absent)]), notes
 
 
-def prompt_lengths(recipe: Recipe, network: Network | None, given: int | None) -> tuple[float, int, list[str]]:
-    """(mean, longest, notes) of the prompts to train on, in tokens."""
+def prompt_lengths(
+    recipe: Recipe, network: Network | None, given: int | None, assumed: int = PROMPT_TOKENS
+) -> tuple[float, int, list[str]]:
+    """(mean, longest, notes) of the prompts to train on, in tokens. assumed: where they cannot be read."""
     if given is not None:
         return given, given, [f"prompts of {given} tokens, as --prompt-tokens says"]
-    assumed = f"prompts of {PROMPT_TOKENS} tokens are assumed; another length: --prompt-tokens N"
+    said = f"prompts of {assumed} tokens are assumed; another length: --prompt-tokens N"
     source = recipe.data.preferences or recipe.data.train
     if network is None or source is None or source.path == UNREAD:
-        return PROMPT_TOKENS, PROMPT_TOKENS, [f"the data was not read: {assumed}"]
+        return assumed, assumed, [f"the data was not read: {said}"]
     alone = recipe.data.model_copy(update={"eval": None, "validation": None})
     only = recipe.model_copy(update={"data": alone, "warm_start": None, "eval": None})
     problems: list[str] = []
@@ -128,7 +131,7 @@ def prompt_lengths(recipe: Recipe, network: Network | None, given: int | None) -
         found = load_sets(only, network, (), problems).get("data.train")
     if found is None:
         why = problems[0].splitlines()[0] if problems else "no prompts"
-        return PROMPT_TOKENS, PROMPT_TOKENS, [f"the data cannot be read ({why}): {assumed}"]
+        return assumed, assumed, [f"the data cannot be read ({why}): {said}"]
     lengths = [len(prompt.token_ids) for prompt in found.prompts]
     return sum(lengths) / len(lengths), max(lengths), []
 

@@ -187,8 +187,10 @@ def _placement(plan: GpuPlan, layout: Layout) -> str:
 
 
 def _stage(plan: GpuPlan, layout: Layout) -> str:
+    cannot = 3 if plan.setting.quantized else None
     sizes = ", ".join(
-        f"{stage}: {size / GIB:.1f}{'' if ok else ' (no)'}" for stage, (size, ok) in plan.choice.by_stage.items()
+        f"{stage}: {'not for 4-bit weights' if stage == cannot else f'{size / GIB:.1f}' + ('' if ok else ' (no)')}"
+        for stage, (size, ok) in plan.choice.by_stage.items()
     )
     cluster = layout.cluster
     if cluster.learners == 1 and not cluster.offload:
