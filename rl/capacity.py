@@ -240,14 +240,14 @@ def forward_scratch(setting: Setting, rows: int, length: int) -> float:
 
 
 def backward_scratch(setting: Setting, rows: int, length: int) -> float:
-    """The same of a layer's backward pass, beyond what was kept: gradients of one array of the MLP and two of states; of a matrix that
-    trains its gradient in the dtype of computation and in float32, the largest being the head's."""
-    sizes, full = setting.sizes, setting.adapter is None
-    stream = FLOAT if full else setting.item
+    """The same of a layer's backward pass, beyond what was kept: gradients of one array of the MLP and two of states; and of a matrix that
+    trains, the largest being the head's or an adapter's, its gradient in the dtype of computation and in float32."""
+    sizes, adapter = setting.sizes, setting.adapter
+    stream = FLOAT if adapter is None else setting.item
     number = setting.item * sizes.hidden + 2 * stream * sizes.width
-    if setting.bfloat16 and not full:
+    if setting.bfloat16 and adapter is not None:
         number += FLOAT * (sizes.hidden + sizes.width)
-    matrix = sizes.head if full else 0
+    matrix = sizes.head if adapter is None else adapter.rank * (sizes.width + sizes.hidden)
     return rows * length * number + matrix * (FLOAT + (HALF if setting.bfloat16 else 0)) + unpacked(setting)
 
 

@@ -307,7 +307,8 @@ class Choice:
 
 
 def choose(setting: Setting, work: Workload, hardware: Hardware, utilisation: float) -> Choice:
-    """The quickest layout whose phases follow each other; the host's memory is used where that is quicker by ``OFFLOAD``, or all that fits."""
+    """The quickest layout whose phases follow each other. The optimizer goes to the host where nothing else fits, or where that makes an
+    update ``OFFLOAD`` quicker."""
 
     def cost(layout: Layout, spent: float) -> float:
         return spent * (OFFLOAD if layout.cluster.offload else 1.0)
