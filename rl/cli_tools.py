@@ -1,4 +1,4 @@
-"""Commands around a run: sample, eval, diagnose, report, export, doctor. `rl.cli` registers them; all that is heavy is imported inside."""
+"""Commands around a run: sample, eval, diagnose, plan, report, ... `rl.cli` registers them; all that is heavy is imported inside."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -341,6 +341,43 @@ def pairs(
     make_pairs(recipe, out, settings, model=model, adapter=adapter)
 
 
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe; nothing of it is loaded.")],
+    gpus: Annotated[
+        str, typer.Option("--gpus", metavar="8x80", help="GPUs of a node, and GiB of each.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option(help="Such nodes.", min=1)] = 1,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="NAME", help="As in H100-80 or A100-80.  [default: the first of this size]"),
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option(help="Share of the peak FLOP/s that is reached.", min=0.01, max=1.0)
+    ] = 0.35,
+    prompt_tokens: Annotated[
+        int | None, typer.Option("--prompt-tokens", help="Of a prompt.  [default: by the data, else 256]", min=1)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What a recipe needs on given GPUs: memory, seconds of an update, how to lay it out, and what to do where it does not fit.
+
+    Nothing is started and no weights are read; docs/scaling.md derives every number.
+    """
+    from rl.hardware import read_hardware
+    from rl.plan_gpus import plan_gpus, without_waiting
+    from rl.plan_gpus_report import as_json as written
+    from rl.plan_gpus_report import show
+
+    hardware = read_hardware(gpus, nodes, gpu)
+    without_waiting()
+    found = plan_gpus(recipe, list(overrides or []), hardware, utilisation=utilisation, prompt_tokens=prompt_tokens)
+    if as_json:
+        typer.echo(written(found))
+    else:
+        show(found)
+
+
 COMMANDS = {
     "sample": sample,
     "eval": evaluate,
@@ -348,6 +385,7 @@ COMMANDS = {
     "report": report,
     "export": export,
     "pairs": pairs,
+    "plan": plan,
     "rewrite": rewrite,
     "doctor": doctor,
 }

@@ -296,12 +296,19 @@ def _hub() -> list[Check]:
     )  # fmt: skip
     if constants.HF_HUB_OFFLINE:
         return [token, Check("Hub", NOTE, "HF_HUB_OFFLINE is set: only what is in the cache is used")]
-    answer = _within(HUB_SECONDS, lambda: _ask(constants.ENDPOINT))
-    if answer == "":
+    why = hub_silence()
+    if not why:
         return [token, Check("Hub", OK, f"{constants.ENDPOINT} answers")]
-    why = answer or f"no answer within {HUB_SECONDS:.0f} s"
     remedy = "check the connection and its proxy, or download models elsewhere and give their folders"
     return [token, Check("Hub", WARN, f"{constants.ENDPOINT} cannot be reached: {why}", remedy)]
+
+
+def hub_silence() -> str:
+    """Why the Hub gives no answer within a few seconds; "" if it does."""
+    from huggingface_hub import constants
+
+    answer = _within(HUB_SECONDS, lambda: _ask(constants.ENDPOINT))
+    return f"no answer within {HUB_SECONDS:.0f} s" if answer is None else answer
 
 
 def _ask(address: str) -> str:

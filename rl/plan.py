@@ -21,7 +21,7 @@ from rl.pairs import PairSet
 from rl.setup import load_preferences, load_sets
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
 from rollouts.denoise import CHUNK_NUMBERS
-from rollouts.families import MADE, ModelError, find_family
+from rollouts.families import MADE, Family, ModelError, find_family
 from rollouts.models import build_decoder, load_tokenizer, lora_matches, special_ids
 
 T = TypeVar("T")
@@ -90,22 +90,31 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
 
 def inspect_model(recipe: Recipe) -> Network:
     """Family, tokenizer, sizes and LoRA targets of the recipe's model, from its small files. Raises ModelError."""
+    return describe_network(recipe, *open_network(recipe))
+
+
+def open_network(recipe: Recipe) -> tuple[Family, Any, Any, int]:
+    """(family, decoder without weights, tokenizer, mask id) of the recipe's model. Raises ModelError."""
     model = recipe.model
     if model.path in MADE:
         from rollouts.tiny import make
 
         policy = make(model.path, recipe.train.seed)
-        family, decoder, tokenizer, mask_id = policy.family, policy.causal_lm, policy.tokenizer, policy.mask_id
-    else:
-        folder = _small_files(model.path)
-        where = str(folder / "config.json")
-        config = read_config(folder)
-        family = find_family(config, where, model.family)
-        tokenizer = load_tokenizer(folder, family)
-        decoder = build_decoder(family, config, where, attention=model.attention)
-        if Path(model.path).is_dir():
-            list_tensors(folder)
-        mask_id = special_ids(family, config, tokenizer, decoder.config.vocab_size, where).mask
+        return policy.family, policy.causal_lm, policy.tokenizer, policy.mask_id
+    folder = _small_files(model.path)
+    where = str(folder / "config.json")
+    config = read_config(folder)
+    family = find_family(config, where, model.family)
+    tokenizer = load_tokenizer(folder, family)
+    decoder = build_decoder(family, config, where, attention=model.attention)
+    if Path(model.path).is_dir():
+        list_tensors(folder)
+    return family, decoder, tokenizer, special_ids(family, config, tokenizer, decoder.config.vocab_size, where).mask
+
+
+def describe_network(recipe: Recipe, family: Family, decoder: Any, tokenizer: Any, mask_id: int) -> Network:
+    """What `open_network` gave, counted."""
+    model = recipe.model
     total = sum(parameter.numel() for parameter in decoder.parameters())
     trainable, adapted = total, 0
     if model.lora is not None:
