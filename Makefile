@@ -8,7 +8,7 @@ YOUR_THREADS := $(OMP_NUM_THREADS)
 export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: install quickstart test test-all lint format clean
+.PHONY: install quickstart test test-all chaos lint format clean
 
 install: $(STAMP)
 
@@ -27,6 +27,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST) $(ARGS)
+
+# Workers, the learners and the driver are killed while a run goes on; it must end as the undisturbed one.
+chaos: $(STAMP)
+	$(BIN)/python -m pytest tests/rl/test_cluster_run.py tests/rl/test_killed.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-BUCKET = 32 * 2**20  # elements that are added over the ranks at a time
+from rl.capacity import BUCKET
 
 
 class TrainingError(RuntimeError):

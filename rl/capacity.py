@@ -13,9 +13,7 @@ HALF = 2
 NF4 = (
     0.5 + 1 / 64 + 4 / (64 * 256)
 )  # bytes of a 4-bit number: its scale per 64 in 8 bits, and that one's per 256 in float32
-BUCKET = (
-    50_000_000  # numbers: DeepSpeed's reduce_bucket_size, as a cluster should set it (its default is ten times that)
-)
+BUCKET = 50_000_000  # numbers of gradients that are added over the ranks at a time; DeepSpeed's own default is ten times that
 LIVE = 1_000_000_000  # numbers: DeepSpeed's default stage3_max_live_parameters
 
 
@@ -145,7 +143,7 @@ def states(
     moments = 2 * FLOAT * (share if stage else count)
     buffers = 0.0
     if ranks > 1:
-        buffers = gather_bytes(setting) if stage == 3 else FLOAT * (min(count, BUCKET) if stage else count)
+        buffers = gather_bytes(setting) if stage == 3 else FLOAT * min(count, BUCKET)
     host = 0.0
     if offload:
         host = FLOAT * share + moments + (gradients if stage >= 2 else 0.0)

@@ -6,6 +6,7 @@ group: Ray Train would own the loop, and the pools of Ray's utilities restart no
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from rollouts.worker import SamplerWorker
 
 LOGS = "logs"
 TAIL = 15  # lines of a failing worker's log that are shown
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 20.0
 
 
 # A worker that is gone. Ray ends one itself where a machine's memory runs out.
@@ -308,17 +309,25 @@ def _connect(recipe: Recipe) -> None:
     common = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": "unmask"}
     try:
         if wanted.address is not None:
+            _check_reachable(wanted.address)
             ray.init(address=wanted.address, **common)
             return
         workers = wanted.learners + wanted.samplers
         cpus = max(os.cpu_count() or 1, int(workers * wanted.cpus_per_worker + 0.999))
         ray.init(num_cpus=cpus, include_dashboard=False, **common)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = wanted.address or "this machine"
         raise ClusterError(
             f"cluster.address: no Ray cluster answers at {where} ({cause(error)}); start one with `ray start --head`, or leave "
             "address out to start one here"
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes. Raises ConnectionError."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _place(recipe: Recipe) -> Places:

@@ -27,6 +27,10 @@ def cluster_problems(recipe: Recipe) -> Iterator[Found]:
     if cluster.offload != "none" and not cluster.zero_stage:
         what = f"{cluster.offload} is offloaded by DeepSpeed, and cluster.zero_stage is 0"
         yield ("cluster.offload", "cluster.zero_stage"), what, "set cluster.zero_stage: 1, or offload: none"
+    samples = recipe.data.preferences is None or recipe.eval is not None or recipe.data.validation is not None
+    if not cluster.samplers and samples:
+        what = "is 0, and this recipe draws rollouts or evaluates"
+        yield ("cluster.samplers",), what, "set it to 1 or more"
     if cluster.zero_stage == 3:
         yield from _third_stage(recipe)
     if recipe.warm_start is not None and isinstance(recipe.warm_start.loss, MaskAgnostic):

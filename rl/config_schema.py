@@ -174,7 +174,9 @@ class ClusterConfig(Section):
         default=None, description="of a running Ray cluster (host:port, or auto); null starts one on this machine"
     )
     learners: int = Field(default=1, ge=1, description="ranks that train together")
-    samplers: int = Field(default=1, ge=1, description="workers that draw rollouts")
+    samplers: int = Field(
+        default=1, ge=0, description="workers that draw rollouts; 0 where nothing is sampled (stored pairs, no eval)"
+    )
     gpus_per_learner: float | None = Field(
         default=None, ge=0, description="null: 1 where the cluster has GPUs, shared with a sampler under colocate"
     )

@@ -92,7 +92,7 @@ def _run(
         folder = start.begin(live.say)
         workers = stack.enter_context(_workers(setup.recipe, folder.path, live.say))
         if workers is not None:
-            setup = replace(setup, sampler=workers.samplers)
+            setup = replace(setup, sampler=workers.samplers if workers.samplers.workers else None)
         session = Session.open(setup, live, folder, command, files, workers)
         for note in notes:
             live.say(note)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl.backends import BUCKET, Moved, TrainingError, finite_norm, moved, ranks
+from rl.backends import Moved, TrainingError, finite_norm, moved, ranks
+from rl.capacity import BUCKET
 
 PROBES = 64  # elements of each part that are looked at after a step
 

@@ -82,8 +82,10 @@ MUTATIONS = (
     Mutation(
         "raft sign",
         "rl/objectives.py",
-        'Literal["raft"] = "raft"\n\n    def per_unit(self, units: Units) -> Tensor:\n        return -units',
-        'Literal["raft"] = "raft"\n\n    def per_unit(self, units: Units) -> Tensor:\n        return units',
+        'Literal["raft"] = "raft"\n    known_on_policy: ClassVar[bool] = True\n\n    def per_unit(self, units: Units) -> Tensor:\n'
+        "        return -units",
+        'Literal["raft"] = "raft"\n    known_on_policy: ClassVar[bool] = True\n\n    def per_unit(self, units: Units) -> Tensor:\n'
+        "        return units",
         OBJECTIVES,
     ),
     # groups, bounds, weights

@@ -5,6 +5,8 @@ from tests.mutations.mutation import Mutation
 SFT_LOSSES = "tests/rl/test_sft_losses.py"
 STEP = "tests/rl/test_step.py"
 LEARNER = "tests/rl/test_learner.py"
+LEARNERS = "tests/rl/test_learners.py"
+CLUSTER = "tests/rl/test_cluster.py::test_two_ranks_are_one_learner"
 EXACT_KL = "tests/rl/test_exact_kl.py"
 SFT = "tests/rl/test_sft.py"
 EXPORT = "tests/rl/test_export.py"
@@ -141,7 +143,7 @@ MUTATIONS = (
     Mutation("base keeps B", "rl/learner.py", '".lora_B." in', '".lora_Z." in', LEARNER),
     Mutation(
         "weights not swapped back",
-        "rl/learner.py",
+        "rl/backends.py",
         "            for parameter, data in zip(self.parameters, own, strict=True):\n                parameter.data = data",
         "            pass",
         LEARNER,
@@ -149,9 +151,49 @@ MUTATIONS = (
     Mutation(
         "mix the other way",
         "rl/learner.py",
-        "torch._foreach_lerp_(self._reference, [p.data for p in self.parameters], share)",
-        "torch._foreach_lerp_(self._reference, [p.data for p in self.parameters], 1 - share)",
+        "self.backend.parts(), share)",
+        "self.backend.parts(), 1 - share)",
         LEARNER,
+    ),
+    # several ranks
+    Mutation(
+        "a rank's views misplaced",
+        "rl/learners.py",
+        "Share(slice(low, high), kept",
+        "Share(slice(0, high - low), kept",
+        LEARNERS,
+    ),
+    Mutation(
+        "rows not renumbered",
+        "rl/learners.py",
+        "replace(part, row=place), len",
+        "replace(part, row=part.row), len",
+        LEARNERS,
+    ),
+    Mutation("idle the wrong way", "rl/learners.py", "idle=most - share.idle", "idle=share.idle", LEARNERS),
+    Mutation(
+        "reference scored as the policy", "rl/rank.py", 'if which == "reference":', 'if which == "policy":', LEARNERS
+    ),
+    Mutation(
+        "slope of other rows",
+        "rl/step.py",
+        "old, reference, self.scale[rows])",
+        "old, reference, self.scale)",
+        LEARNERS,
+    ),
+    Mutation(
+        "gradients averaged",
+        "rl/backends.py",
+        "torch.distributed.all_reduce(flat)",
+        "flat /= ranks()",
+        f"{CLUSTER}[0]",
+    ),
+    Mutation(
+        "shards averaged",
+        "rl/zero.py",
+        "self.engine.backward(value * ranks())",
+        "self.engine.backward(value)",
+        f"{CLUSTER}[2]",
     ),
     # SFT
     Mutation("sft sign", "rl/sft.py", "cotangent = -plan.weight", "cotangent = plan.weight", SFT),
@@ -200,7 +242,7 @@ MUTATIONS = (
     Mutation("fewest tails", "rl/mask_agnostic.py", "integers(0, extra + 1, 2)", "integers(0, extra, 2)", SFT_LOSSES),
     # what a checkpoint holds
     Mutation(
-        "moments forgotten", "rl/learner.py", "moments.setdefault(index[name], {})[moment] = value", "pass", RESUME
+        "moments forgotten", "rl/learner.py", "moments.setdefault(moment, {})[index[name]] = value", "pass", RESUME
     ),
     Mutation(
         "schedule forgotten",

@@ -20,6 +20,9 @@ ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")
 pytest.importorskip("deepspeed", reason="needs the extra 'cluster'")
 from rl.cluster import Cluster, ClusterError, LearnersLostError, cluster_of  # noqa: E402
 
+# Starting workers takes seconds, and much longer where other tests run beside it.
+pytestmark = pytest.mark.timeout(240)
+
 FAMILIES = {
     "token": "trajectory_grpo",
     "step and order": "order_grpo",
