@@ -7,8 +7,10 @@ DeepSpeed averages gradients over the ranks; a learner's are a sum, so what is b
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +46,8 @@ def check_compiler() -> None:
     """On the CPU DeepSpeed builds its communication when it starts. Raises TrainingError where it cannot."""
     if torch.cuda.is_available():
         return
+    # ninja comes as a package, and a program of the environment is on nobody's path unless that is activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     missing = [name for name in ("c++", "ninja") if shutil.which(name) is None]
     if missing:
         raise TrainingError(

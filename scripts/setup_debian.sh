@@ -13,6 +13,8 @@ if ! have python3; then
 elif ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
   packages+=(python3-venv)
 fi
+# On machines without GPU DeepSpeed compiles a part of itself.
+have c++ || packages+=(g++)
 # pyright runs on node.
 have node || packages+=(nodejs)
 have npm || packages+=(npm)
