@@ -53,7 +53,8 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
     for key, message in recipe.method.problems(recipe.rollout.sampler, recipe.rollout.group_size):
         involved = tuple(re.findall(r"rollout\.\w+", message))
         if not told.intersection(involved):
-            yield _split(f"method.{key}", message, involved)
+            # What goes together with what hangs on all of these: where one could not be read, a default stands in for it.
+            yield _split(f"method.{key}", message, (*involved, "method.estimator", "method.objective"))
     yield from _strategy(recipe)
     yield from _choosing(recipe)
     yield from (Check(*found) for found in cluster_problems(recipe))

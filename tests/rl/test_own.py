@@ -240,6 +240,31 @@ def test_what_cannot_be_found_is_said_with_what_is_there(kind: str, says: str, c
     assert says in problem.message
 
 
+def test_a_class_that_cannot_be_read_is_the_only_problem(cuts: Path, checkpoint: Path) -> None:
+    """A default stands in for it, and does not go together with the rest of the method."""
+    Path("broken.py").write_text("class Broken(:", encoding="utf-8")
+    method = {"preset": "espo", "kl": {"reference": "start"}, "estimator": {"kind": "broken.py:Broken"}}
+    with pytest.raises(RecipeErrors) as caught:
+        load_recipe(recipe(checkpoint, method=method), provided=GIVEN)
+    (problem,) = caught.value.problems
+    assert "SyntaxError" in problem.message
+
+
+def test_an_objective_may_write_into_what_it_is_given() -> None:
+    class Doubled(BaseObjective):
+        kind: str = "mine:Doubled"
+
+        def per_unit(self, units: Units) -> torch.Tensor:
+            return -units.advantage.mul_(2) * units.new
+
+    sequence = Method(estimator=MeanField(unit="sequence", prompt_mask_prob=0.0), objective=Doubled())  # type: ignore[arg-type]
+    batch = batch_for(tiny_policy(), sequence)
+    before = batch.advantage.clone()  # type: ignore[union-attr]
+    learner, _, _ = prepared(tiny_policy(), sequence)
+    train_step(learner, batch, sequence, seed=3, step=0)
+    assert torch.equal(batch.advantage, before)  # type: ignore[arg-type]
+
+
 def test_an_unknown_key_of_its_own_is_refused(cuts: Path, checkpoint: Path) -> None:
     with pytest.raises(RecipeErrors) as caught:
         load_recipe(
