@@ -59,7 +59,9 @@ def differentiate(
     new, before = reduce(log_probs(leaf)), reduce(log_probs(values).detach() if old is None else old)
     anchor = None if reference is None else reduce(reference).value
     # A copy: an objective of the user's own may write into what it is given.
-    advantage = method.estimator.on_units(batch.advantage.to(leaf.device).clone(), plan, batch.rollouts, new.value.shape)
+    advantage = method.estimator.on_units(
+        batch.advantage.to(leaf.device).clone(), plan, batch.rollouts, new.value.shape
+    )
     group = batch.rollouts.group_id.to(leaf.device)
     tokens = method.estimator.tokens(batch.rollouts).sum(1).to(leaf.device)
     units = Units(new.value, before.value, advantage, new.mask, anchor, group, tokens, new.factor)
