@@ -10,7 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # t
 
 from rl.backends import TrainingError
 from rl.config import Recipe
+from rl.graders import RayGraders
 from rl.learners import ClusterError, LearnerGroup, LearnersLostError
 from rl.rank import Rank
-from rl.setup import load_sampler
+from rl.setup import Setup, load_sampler
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import deal, piece
 from rollouts.trajectory import RolloutBatch
@@ -59,9 +60,17 @@ class Cluster:
         self.lost = 0  # times in a row that the learners were started anew
         self.crew = RayCrew(self)
         self.samplers = RaySamplers(self)
+        self.graders: RayGraders | None = None
 
     def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> LearnerGroup:
         return LearnerGroup(policy, self.crew, section=section, total_steps=total_steps, micro_batch=micro_batch)
+
+    def take_on(self, setup: Setup) -> Setup:
+        """The setup with these workers in it."""
+        if self.recipe.cluster.reward_workers:
+            entries = [entry.model_dump() for entry in setup.recipe.rewards]
+            self.graders = RayGraders(self, [*entries, *setup.extra_rewards])
+        return replace(setup, sampler=self.samplers if self.samplers.workers else None, mark=self.graders or setup.mark)
 
     def restart_learners(self, error: LearnersLostError) -> None:
         """As `rl.learners.Workers` says."""
@@ -84,8 +93,18 @@ class Cluster:
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self.places.group, bundle),
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.recipe.train.threads or 1)}},
         }
-        log = str((self.logs / f"{name}.log").absolute())
-        return ray.remote(kind).options(**options).remote(*arguments, log=log)
+        return ray.remote(kind).options(**options).remote(*arguments, log=self._log(name))
+
+    def free_actor(self, kind: type, name: str, *arguments: Any) -> Any:
+        """A worker without GPU, wherever there is room for it."""
+        return (
+            ray.remote(kind)
+            .options(num_cpus=self.recipe.cluster.cpus_per_worker)
+            .remote(*arguments, log=self._log(name))
+        )
+
+    def _log(self, name: str) -> str:
+        return str((self.logs / f"{name}.log").absolute())
 
     def tail(self, name: str) -> str:
         """The last lines that a worker printed."""
@@ -96,7 +115,8 @@ class Cluster:
 
     def close(self) -> None:
         """End every worker."""
-        for worker in [*self.crew.workers, *self.samplers.workers]:
+        graders = self.graders.workers if self.graders else []
+        for worker in [*self.crew.workers, *self.samplers.workers, *graders]:
             ray.kill(worker)
         remove_placement_group(self.places.group)
 
@@ -312,7 +332,7 @@ def _connect(recipe: Recipe) -> None:
             _check_reachable(wanted.address)
             ray.init(address=wanted.address, **common)
             return
-        workers = wanted.learners + wanted.samplers
+        workers = wanted.learners + wanted.samplers + wanted.reward_workers
         cpus = max(os.cpu_count() or 1, int(workers * wanted.cpus_per_worker + 0.999))
         ray.init(num_cpus=cpus, include_dashboard=False, **common)
     except (OSError, RuntimeError, ValueError) as error:
@@ -340,7 +360,7 @@ def _place(recipe: Recipe) -> Places:
     sampler = half if wanted.gpus_per_sampler is None else wanted.gpus_per_sampler
     need = {
         "GPU": wanted.learners * learner + wanted.samplers * sampler,
-        "CPU": (wanted.learners + wanted.samplers) * wanted.cpus_per_worker,
+        "CPU": (wanted.learners + wanted.samplers + wanted.reward_workers) * wanted.cpus_per_worker,
     }
     for kind, count in need.items():
         if count > have.get(kind, 0.0):

@@ -52,6 +52,7 @@ class Grader:
                 eos_ids=setup.policy.eos_ids,
                 prefill=setup.prefill,
                 state=self.state,
+                mark=setup.mark,
             )
         for name, seconds in grades.seconds.items():
             key = f"seconds/reward/{name}"
@@ -75,7 +76,9 @@ class Grader:
         setup = self.session.setup
         with self.session.timed("reward"):
             found = step_answers(setup.policy, batch.rollouts)
-            graded = grade_answers(batch, found, self.prompts, setup.rewards, prefill=setup.prefill, state=self.state)
+            graded = grade_answers(
+                batch, found, self.prompts, setup.rewards, prefill=setup.prefill, state=self.state, mark=setup.mark
+            )
         for reason, count in graded.dropped.items():
             if count > batch.dropped.get(reason, 0):
                 self.ungraded[reason] = self.ungraded.get(reason, 0) + count - batch.dropped.get(reason, 0)

@@ -177,6 +177,12 @@ class ClusterConfig(Section):
     samplers: int = Field(
         default=1, ge=0, description="workers that draw rollouts; 0 where nothing is sampled (stored pairs, no eval)"
     )
+    reward_workers: int = Field(
+        default=0, ge=0, description="processes that grade; 0: the driver does, and a reward that hangs hangs the run"
+    )
+    reward_timeout: Positive = Field(
+        default=300, description="seconds after which a reward worker that has not answered is replaced"
+    )
     gpus_per_learner: float | None = Field(
         default=None, ge=0, description="null: 1 where the cluster has GPUs, shared with a sampler under colocate"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rewards.contract import Reward, TrainerState
-from rl.grading import grade_rollouts
+from rewards.contract import Reward, TrainerState, grade
+from rl.grading import Mark, grade_rollouts
 from rl.scored import ScoredBatch
 from rl.setup import Setup
 from rollouts.spec import SamplerSpec
@@ -42,8 +42,10 @@ def answer_prompts(
     samples: int = 1,
     on_rows: Callable[[int], None] | None = None,
     sampler: Sampler | None = None,
+    mark: Mark = grade,
 ) -> Answers:
-    """``samples`` completions of each prompt, graded by the reward named ``outcome`` alone. sampler: who draws; default the policy."""
+    """``samples`` completions of each prompt, graded by the reward named ``outcome`` alone. sampler, mark: who draws and grades; default:
+    the policy, and this process."""
     rollouts = (sampler or Here(policy)).sample(
         [prompt.token_ids for prompt in prompts],
         spec,
@@ -65,6 +67,7 @@ def answer_prompts(
         eos_ids=policy.eos_ids,
         prefill=prefill,
         state=TrainerState(),
+        mark=mark,
     )
     values = np.full(len(prompts) * samples, np.nan)
     values[scored.rollouts.rollout_id.numpy()] = scored.outcome.numpy()
@@ -96,6 +99,7 @@ def outcomes_by_steps(
             prefill=setup.prefill,
             on_rows=on_rows,
             sampler=setup.sampler,
+            mark=setup.mark,
         )
         for steps in sorted({*counts, evaluation.sampler.steps})
     }
@@ -121,6 +125,7 @@ def sampled_outcomes(setup: Setup, on_rows: Callable[[int], None] | None = None)
         samples=recipe.eval.n,
         on_rows=on_rows,
         sampler=setup.sampler,
+        mark=setup.mark,
     )
     return answers.outcome, answers.forwards
 

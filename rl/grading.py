@@ -1,6 +1,6 @@
 """From finished rollouts to a ``ScoredBatch``: texts to the reward functions, their scores back as tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,9 @@ from rollouts.trajectory import RolloutBatch
 
 if TYPE_CHECKING:
     from rl.data import Prompt
+
+# As `rewards.contract.grade`.
+Mark = Callable[..., Grades]
 
 
 def completion_of(prompt: "Prompt", text: str, prefill: str = "") -> Any:
@@ -42,13 +45,15 @@ def grade_rollouts(
     eos_ids: Sequence[int],
     prefill: str,
     state: TrainerState,
+    mark: Mark = grade,
 ) -> tuple[ScoredBatch, Grades]:
     """Grade every rollout. Rows whose grading failed, and rows that no reward applies to, are dropped and counted.
 
+    mark: who calls the reward functions, in this process or in others.
     prompts: prompt id -> prompt. outcome: the component reported as accuracy; it never contains other rewards.
     """
     rows = [prompts[i] for i in rollouts.prompt_id.tolist()]
-    grades = grade(
+    grades = mark(
         rewards,
         prompts=[prompt.raw for prompt in rows],
         completions=[completion_of(prompt, text, prefill) for prompt, text in zip(rows, rollouts.texts, strict=True)],
@@ -78,6 +83,7 @@ def grade_answers(
     *,
     prefill: str,
     state: TrainerState,
+    mark: Mark = grade,
 ) -> ScoredBatch:
     """The batch with ``step_reward``: the weighted sum of rewards of each recorded answer (row, step, text, ids). Equal answers to one
     prompt are graded once. Rows with an answer that could not be graded are dropped and counted."""
@@ -86,7 +92,7 @@ def grade_answers(
     place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     first = dict(zip(reversed(keys), reversed(answers), strict=True))
     rows = [prompts[key[0]] for key in place]
-    grades = grade(
+    grades = mark(
         [reward for reward in rewards if reward.weight],
         prompts=[prompt.raw for prompt in rows],
         completions=[completion_of(prompt, first[key][2], prefill) for prompt, key in zip(rows, place, strict=True)],

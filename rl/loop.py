@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ def _run(
         folder = start.begin(live.say)
         workers = stack.enter_context(_workers(setup.recipe, folder.path, live.say))
         if workers is not None:
-            setup = replace(setup, sampler=workers.samplers if workers.samplers.workers else None)
+            setup = workers.take_on(setup)
         session = Session.open(setup, live, folder, command, files, workers)
         for note in notes:
             live.say(note)

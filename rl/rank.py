@@ -16,9 +16,10 @@ from rl.masks import MaskPlan
 from rl.setup import load_model
 from rl.zero import Zero
 from rollouts.law import Law
+from rollouts.logs import log_to
 from rollouts.models import DTYPES
 from rollouts.trajectory import RolloutBatch
-from rollouts.worker import fingerprint, log_to
+from rollouts.worker import fingerprint
 
 # What a verb returns: values on the CPU, rows forwarded and backwarded, and rows computed by kind.
 Found = tuple[Tensor, int, int, dict[str, int]]

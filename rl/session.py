@@ -198,6 +198,7 @@ class Session:
                 prefill=setup.prefill,
                 on_rows=lambda rows: self.live.advance("validation", rows),
                 sampler=setup.sampler,
+                mark=setup.mark,
             )
         self.progress.eval_forwards += answers.forwards
         found = interval(answers.outcome[:, 0], seed=recipe.train.seed)
@@ -234,10 +235,9 @@ class Session:
 
     def report(self, every: float = 0.0) -> None:
         """Write ``report.html``, unless that was done in the last ``every`` seconds."""
-        now = time.perf_counter()
-        if now - self.reported < every:
+        if time.perf_counter() - self.reported < every:
             return
-        self.reported = now
+        self.reported = time.perf_counter()
         try:
             write_report([self.folder.path])
         except (

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from rewards.calls import WITHHELD
-from rewards.contract import Reward, RewardError, load_rewards, missing_columns
+from rewards.contract import Reward, RewardError, grade, load_rewards, missing_columns
 from rewards.load import FIXED_ARGUMENTS
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.data import DataError, Prompt, PromptSet, check_columns, check_completions, load_split
+from rl.grading import Mark
 from rl.pairs import PairSet, load_pairs
 from rl.tables import read_table
 from rollouts.checkpoints import save_adapter, save_policy
@@ -38,7 +39,10 @@ class Setup:
     validation: PromptSet | None
     warm_start: PromptSet | None
     preferences: PairSet | None = None
-    sampler: Sampler | None = None  # who draws rollouts, where it is not the policy itself
+    # Who draws rollouts, where it is not the policy itself; who calls the rewards, where it is not this process.
+    sampler: Sampler | None = None
+    mark: Mark = grade
+    extra_rewards: tuple[Callable[..., Any], ...] = ()  # functions that came as Python objects
 
     @property
     def prefill(self) -> str:
@@ -132,6 +136,7 @@ def set_up(
         validation=validation,
         warm_start=sets.get("warm_start.data"),
         preferences=preferences,
+        extra_rewards=tuple(extra),
     )
 
 

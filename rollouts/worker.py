@@ -1,16 +1,15 @@
 """The Ray actor of this room: it holds a copy of the policy, takes new weights, and draws groups of rollouts."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rollouts.hints import with_hint_entropy
+from rollouts.logs import log_to
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import sample_groups
 from rollouts.trajectory import RolloutBatch
@@ -29,17 +28,6 @@ def fingerprint(named: Mapping[str, Tensor]) -> str:
         place = torch.arange(1, len(bits) + 1, device=bits.device) % 65521
         found.append(f"{name} {tuple(tensor.shape)} {tensor.dtype} {int(bits.sum())} {int((bits * place).sum())}")
     return "\n".join(found)
-
-
-def log_to(path: str) -> None:
-    """Everything this process prints from now on, its children's and C libraries' words too, stands in this file."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
 
 
 class SamplerWorker:
