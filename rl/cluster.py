@@ -4,26 +4,25 @@ The rest of the program sees a `Crew` (the ranks of a `LearnerGroup`) and a `Sam
 group: Ray Train would own the loop, and the pools of Ray's utilities restart nothing.
 """
 
-import logging
-import os
-import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray  # type: ignore[import-not-found]
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError  # type: ignore[import-not-found]
-from ray.util.placement_group import placement_group, remove_placement_group  # type: ignore[import-not-found]
+from ray.util.placement_group import remove_placement_group  # type: ignore[import-not-found]
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # type: ignore[import-not-found]
 
 from rl.backends import TrainingError
 from rl.config import Recipe
 from rl.graders import RayGraders
 from rl.learners import ClusterError, LearnerGroup, LearnersLostError
+from rl.placement import cause, connect, place
 from rl.rank import Rank
 from rl.setup import Setup, load_sampler
 from rollouts.spec import SamplerSpec
@@ -33,22 +32,10 @@ from rollouts.worker import SamplerWorker
 
 LOGS = "logs"
 TAIL = 15  # lines of a failing worker's log that are shown
-CONNECT_SECONDS = 20.0
 
 
 # A worker that is gone. Ray ends one itself where a machine's memory runs out.
 LOST = (RayActorError, OutOfMemoryError)
-
-
-@dataclass
-class Places:
-    """Where workers may be put: bundle i of the group for the i-th learner and, colocated, the i-th sampler."""
-
-    group: Any
-    of_learners: list[int]
-    of_samplers: list[int]
-    gpus_per_learner: float
-    gpus_per_sampler: float
 
 
 class Cluster:
@@ -56,8 +43,9 @@ class Cluster:
 
     def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
         self.recipe, self.logs, self.say = recipe, folder / LOGS, say
-        self.places = _place(recipe)
+        self.places = place(recipe)
         self.lost = 0  # times in a row that the learners were started anew
+        self.restarted = 0  # times in all
         self.crew = RayCrew(self)
         self.samplers = RaySamplers(self)
         self.graders: RayGraders | None = None
@@ -80,10 +68,23 @@ class Cluster:
             raise ClusterError(
                 f"the learners were lost {self.lost} times in a row (cluster.restarts: {most}): {error}"
             ) from error
+        self.restarted += 1
         self.crew.start()
 
     def well(self) -> None:
         self.lost = 0
+
+    def stats(self) -> dict[str, float]:
+        """As `rl.learners.Workers` says. idle: share of the time of drawing in which a sampler had nothing to do; waiting: pieces of work
+        per sampler when drawing began."""
+        samplers, self.samplers.watch = self.samplers.watch, Watch(len(self.samplers.workers))
+        replaced = self.restarted + self.samplers.replaced + (self.graders.replaced if self.graders else 0)
+        found = {"workers/replaced": float(replaced)}
+        if samplers.wall and samplers.busy:
+            idle = [max(0.0, 1 - one / samplers.wall) for one in samplers.busy]
+            found |= {f"workers/idle/sampler-{number}": share for number, share in enumerate(idle)}
+            found["workers/waiting"] = samplers.pieces / len(idle)
+        return found
 
     def actor(self, kind: type, bundle: int, gpus: float, name: str, *arguments: Any) -> Any:
         """A worker in its place; it prints to a file of its own."""
@@ -119,6 +120,13 @@ class Cluster:
         for worker in [*self.crew.workers, *self.samplers.workers, *graders]:
             ray.kill(worker)
         remove_placement_group(self.places.group)
+
+
+class Watch:
+    """What the samplers did while they were watched. busy: seconds of each; wall: seconds of drawing; pieces: of work handed in."""
+
+    def __init__(self, count: int) -> None:
+        self.busy, self.wall, self.pieces = [0.0] * count, 0.0, 0
 
 
 class RayCrew:
@@ -180,6 +188,8 @@ class RaySamplers:
             0,
         )  # the learner and the count of its changes whose weights the workers have
         self.lost = 0  # workers replaced since the last piece of work that came back
+        self.replaced = 0  # in all
+        self.watch = Watch(cluster.recipe.cluster.samplers)
         self.workers = [self._start(number) for number in range(cluster.recipe.cluster.samplers)]
         try:
             ray.get([worker.ready.remote() for worker in self.workers], timeout=cluster.recipe.cluster.start_timeout)
@@ -220,6 +230,8 @@ class RaySamplers:
     ) -> list[Any]:
         """Results of all pieces of work, in order, whoever did them and however often."""
         self._bring_up_to_date()
+        start, watch = time.perf_counter(), self.watch
+        watch.pieces += len(calls)
         waiting, busy, found = deque(range(len(calls))), {}, {}
         free = deque(range(len(self.workers)))
         while len(found) < len(calls):
@@ -231,7 +243,7 @@ class RaySamplers:
             number, who = busy.pop(ready)
             free.append(who)
             try:
-                batch, rows_run, _ = ray.get(ready)
+                batch, rows_run, seconds = ray.get(ready)
             except LOST as error:
                 self._replace(who, error)
                 waiting.appendleft(number)
@@ -239,9 +251,11 @@ class RaySamplers:
             except RayTaskError as error:
                 raise TrainingError(f"sampler-{who}: {cause(error)}") from error
             found[number], self.lost = batch, 0
+            watch.busy[who] += seconds
             self._count(rows_run)
             if told is not None:
                 told(len(batch))
+        watch.wall += time.perf_counter() - start
         return [found[number] for number in range(len(calls))]
 
     def _count(self, rows_run: dict[str, int]) -> None:
@@ -251,7 +265,7 @@ class RaySamplers:
                 owner.policy.rows_run[kind] += count
 
     def _replace(self, who: int, error: BaseException) -> None:
-        self.lost += 1
+        self.lost, self.replaced = self.lost + 1, self.replaced + 1
         name = f"sampler-{who}"
         if self.lost > self.cluster.recipe.cluster.restarts:
             raise ClusterError(
@@ -287,13 +301,6 @@ class RaySamplers:
             raise TrainingError(f"a sampler: {cause(error)}") from error
 
 
-def cause(error: BaseException) -> str:
-    """In a line, without the traceback of another process."""
-    inner = getattr(error, "cause", None) or error
-    lines = [line for line in str(inner).strip().splitlines() if line.strip()]
-    return f"{type(inner).__name__}: {lines[0].strip() if lines else ''}"
-
-
 def _first_failure(calls: Sequence[Any]) -> None:
     """Raise what the first rank to fail raised: the others would wait for it until their own time is up."""
     left = list(calls)
@@ -302,15 +309,12 @@ def _first_failure(calls: Sequence[Any]) -> None:
         ray.get(done)
 
 
-# ----------------------------------------------------------------------------------------------------------------- starting
-
-
 @contextmanager
 def cluster_of(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
     """The workers of a recipe with ``cluster.backend: ray``, for the time of the block; none is left afterwards."""
     own = not ray.is_initialized()
     if own:
-        _connect(recipe)
+        connect(recipe)
     try:
         cluster = Cluster(recipe, folder, say)
         try:
@@ -320,67 +324,3 @@ def cluster_of(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Iter
     finally:
         if own:
             ray.shutdown()
-
-
-def _connect(recipe: Recipe) -> None:
-    wanted = recipe.cluster
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    common = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": "unmask"}
-    try:
-        if wanted.address is not None:
-            _check_reachable(wanted.address)
-            ray.init(address=wanted.address, **common)
-            return
-        workers = wanted.learners + wanted.samplers + wanted.reward_workers
-        cpus = max(os.cpu_count() or 1, int(workers * wanted.cpus_per_worker + 0.999))
-        ray.init(num_cpus=cpus, include_dashboard=False, **common)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = wanted.address or "this machine"
-        raise ClusterError(
-            f"cluster.address: no Ray cluster answers at {where} ({cause(error)}); start one with `ray start --head`, or leave "
-            "address out to start one here"
-        ) from error
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes. Raises ConnectionError."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-
-
-def _place(recipe: Recipe) -> Places:
-    """Reserve room for every worker. Raises ClusterError where the cluster has less."""
-    wanted, have = recipe.cluster, ray.cluster_resources()
-    gpus = have.get("GPU", 0.0)
-    both = wanted.placement == "colocate"
-    half = (0.5 if both else 1.0) if gpus else 0.0
-    learner = half if wanted.gpus_per_learner is None else wanted.gpus_per_learner
-    sampler = half if wanted.gpus_per_sampler is None else wanted.gpus_per_sampler
-    need = {
-        "GPU": wanted.learners * learner + wanted.samplers * sampler,
-        "CPU": (wanted.learners + wanted.samplers + wanted.reward_workers) * wanted.cpus_per_worker,
-    }
-    for kind, count in need.items():
-        if count > have.get(kind, 0.0):
-            raise ClusterError(
-                f"cluster: {wanted.learners} learners and {wanted.samplers} samplers need {count:g} {kind}s, and the cluster has "
-                f"{have.get(kind, 0.0):g}; lower cluster.learners or cluster.samplers, or what each is given "
-                f"({'gpus_per_learner, gpus_per_sampler' if kind == 'GPU' else 'cpus_per_worker'})"
-            )
-    cpu = wanted.cpus_per_worker
-    pairs = min(wanted.learners, wanted.samplers) if both else 0
-    bundles = [{"GPU": learner + sampler, "CPU": 2 * cpu}] * pairs
-    bundles += [{"GPU": learner, "CPU": cpu}] * (wanted.learners - pairs)
-    bundles += [{"GPU": sampler, "CPU": cpu}] * (wanted.samplers - pairs)
-    group = placement_group([{kind: value for kind, value in one.items() if value} for one in bundles], strategy="PACK")
-    if not group.wait(timeout_seconds=wanted.start_timeout):
-        remove_placement_group(group)
-        raise ClusterError(
-            f"cluster: room for {len(bundles)} workers was not free within {wanted.start_timeout:g} s; other programs use "
-            "this cluster, or no machine of it has room for one worker (`ray status` tells)"
-        )
-    learners = list(range(wanted.learners))
-    samplers = [*range(pairs), *range(wanted.learners, len(bundles))]
-    return Places(group, learners, samplers, learner, sampler)

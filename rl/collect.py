@@ -127,6 +127,8 @@ def collect(session: "Session", update: int, metrics: Metrics) -> tuple[ScoredBa
     batch = ScoredBatch.concat([part for part in taken if len(part)] or taken[:1])
     whole = grader.all()
     batch = replace(batch, dropped={**whole.dropped, **grader.ungraded})
+    if session.workers is not None:
+        session.clock |= session.workers.stats()
     session.clock["tokens_per_second"] = grader.drawn / session.clock["seconds/rollout"]
     own = whole.rows((~whole.rollouts.hint_mask.any(1)).nonzero().squeeze(1))
     sample_metrics(metrics, own)

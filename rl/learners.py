@@ -62,6 +62,10 @@ class Workers(Protocol):
     def well(self) -> None:
         """An update came through: whatever was lost before is made good."""
 
+    def stats(self) -> dict[str, float]:
+        """Of the workers since it was last asked, for timing.jsonl; replacements are counted since the start."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Share:

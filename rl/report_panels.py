@@ -262,6 +262,11 @@ _FIXED = (
     Panel(WARM_START, "changed weights", ("changed_bf16",), "share", zero=True, source="warm_start"),
 )
 
+_OF_WORKERS = {
+    "replaced": "lost and started anew, since the start",
+    "waiting": "pieces of work per sampler when drawing began; below 2, the slowest is waited for",
+}
+
 # The first is drawn with the held-out accuracy, the second is one number, said in the head.
 _ELSEWHERE = {"outcome", "seconds/warm_start"}
 
@@ -323,6 +328,15 @@ def _families(names: list[str]) -> Iterable[Panel]:
             )
         elif head == "user":
             yield Panel(USER, tail, (name,))
+        elif head == "workers" and tail.startswith("idle/"):
+            idle = tuple(other for other in names if other.startswith("workers/idle/"))
+            left.difference_update(idle)
+            labels = tuple(other.removeprefix("workers/idle/") for other in idle)
+            note = "of the time of drawing in which a sampler had nothing to do"
+            yield Panel(TIME, "idle samplers", idle, "share", note, labels=labels, zero=True)
+        elif head == "workers":
+            note = _OF_WORKERS.get(tail, "")
+            yield Panel(TIME, f"workers: {tail}", (name,), note=note, zero=True)
         elif head == "seconds":
             yield Panel(TIME, tail.replace("reward/", "seconds of reward: "), (name,), "s", zero=True)
         else:
