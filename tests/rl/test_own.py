@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_one_for_each_unit_is_refused(gives: str, says: str) 
 def test_a_plan_that_is_none_is_refused_before_the_model_sees_it(cuts: Path, change: Any, says: str) -> None:
     class Changed(find_class(f"{cuts}:Cuts", BaseEstimator)):  # type: ignore[misc]
         def plan(self, batch: Any, key: Any) -> Any:
-            return change(super().plan(batch, key))
+            return change(super().plan(batch, key))  # type: ignore[misc]
 
     policy = tiny_policy()
     method = Method(estimator=Changed())  # type: ignore[arg-type]
