@@ -66,13 +66,13 @@ def run_arm(
     def until(updates: int, resume: str | None) -> Run:
         return unmask.train({**source, "stop": {"updates": updates}}, resume=resume, reporter=live)
 
-    run = until(setting.updates, None)
+    run = until(setting.updates if budget is None else 1, None)
     while budget is not None:
         each = sudoku.spent(run) / len(run.metrics)
-        more = int((budget - sudoku.spent(run)) / each)
-        if more < 1:
+        left = (budget - sudoku.spent(run)) / each
+        if left < 1:
             break
-        run = until(len(run.metrics) + more, "auto")
+        run = until(len(run.metrics) + max(1, int(0.8 * left)), "auto")  # updates differ in what they cost
     ends = sudoku.ends(run, source["rollout"]["steps"])
     return {
         "failed_groups": [row["failed_groups"] for row in run.metrics],
