@@ -125,6 +125,7 @@ def sft(
 
 @app.command()
 def quickstart(
+    overrides: OverridesArgument = None,
     seed: Annotated[int, typer.Option(help="Seed of the whole run.", min=0)] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Run folder.  [default: runs/quickstart]", show_default=False)
@@ -135,7 +136,7 @@ def quickstart(
     with _errors_for_people():
         from rl.quickstart import main as run
 
-        run(seed=seed, out=out, resume=resume)
+        run(seed=seed, out=out, overrides=overrides or [], resume=resume)
 
 
 @recipes_app.command("list")

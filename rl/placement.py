@@ -37,7 +37,7 @@ def connect(recipe: Recipe) -> None:
     wanted = recipe.cluster
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    common = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": "unmask"}
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "unmask"}
     try:
         if wanted.address is not None:
             _check_reachable(wanted.address)

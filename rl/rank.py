@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl import origin
 from rl.backends import Whole
 from rl.config_schema import Recipe
 from rl.learner import Learner
 from rl.masks import MaskPlan
 from rl.setup import load_model
-from rl.zero import Zero
+from rl.zero import Zero, prepare
 from rollouts.law import Law
 from rollouts.logs import log_to
 from rollouts.models import DTYPES
@@ -41,8 +42,7 @@ class Rank:
     def __init__(self, recipe: Recipe, rank: int, count: int, log: str) -> None:
         """log: the file of what this process prints."""
         log_to(log)
-        import unmask  # noqa: F401  checks that no file of the user's stands in for a package of ours
-
+        origin.check()
         self.recipe, self.number, self.count = recipe, rank, count
         self.learner: Learner | None = None
         self.anchors_kept: Any = None
@@ -69,6 +69,8 @@ class Rank:
         torch.use_deterministic_algorithms(recipe.train.deterministic)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         torch.distributed.init_process_group(backend, init_method=address, rank=rank, world_size=count)
+        if recipe.cluster.zero_stage:
+            prepare()
         self.policy = load_model(recipe.model, seed=recipe.train.seed)
 
     def open(self, section: str, total_steps: int, micro_batch: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.contract import Grades, TrainerState, grade, load_rewards
+from rl import origin
 from rollouts.logs import log_to
 
 
@@ -16,8 +17,7 @@ class RewardWorker:
     def __init__(self, entries: Sequence[Any], base: str, log: str) -> None:
         """entries: as `load_rewards` takes them, functions included; files are relative to ``base``."""
         log_to(log)
-        import unmask  # noqa: F401  checks that no file of the user's stands in for a package of ours
-
+        origin.check()
         self.rewards = {reward.name: reward for reward in load_rewards(entries, base=Path(base))}
 
     def ready(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from rewards.calls import WITHHELD
 from rewards.contract import Reward, RewardError, grade, load_rewards, missing_columns
 from rewards.load import FIXED_ARGUMENTS
+from rl import origin
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.data import DataError, Prompt, PromptSet, check_columns, check_completions, load_split
@@ -78,6 +79,7 @@ def load_model(model: ModelConfig, *, seed: int, trainable: bool = True) -> Poli
 
 def load_sampler(model: ModelConfig, *, seed: int) -> Policy:
     """The policy of a worker that only draws. An adapter stays in float32, as the learner has it; all else is held in its dtype."""
+    origin.check()
     adapted = model.lora is not None or model.adapter is not None
     policy = load_model(model, seed=seed, trainable=adapted)
     policy.requires_grad_(False)

@@ -4,10 +4,12 @@ Checkpoints hold wholes, by parameter name, whatever the stage and the number of
 DeepSpeed averages gradients over the ranks; a learner's are a sum, so what is backwarded is multiplied by their number.
 """
 
+import hashlib
 import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch import Tensor
 from rl.backends import Moved, TrainingError, finite_norm, moved, ranks
 from rl.capacity import BUCKET
 
+STALE = 600.0  # seconds after which a lock of a compilation is nobody's any more
 PROBES = 64  # elements of each part that are looked at after a step
 
 
@@ -42,10 +45,36 @@ def engine_config(stage: int, offload: str, max_grad_norm: float) -> dict[str, A
     }
 
 
+def prepare() -> None:
+    """Import DeepSpeed and let it make itself ready; the process group is there already. On machines without GPU it compiles its
+    communication the first time, in a minute or two. Raises TrainingError where it cannot."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        check_compiler()
+        _build_folder()
+    import deepspeed  # type: ignore[import-not-found]
+    from deepspeed.utils import logger  # type: ignore[import-not-found]
+
+    logger.setLevel(logging.WARNING)
+    deepspeed.init_distributed()
+
+
+def _build_folder() -> None:
+    """A folder of this environment's own for what is compiled: two environments would each find the other's stale, and build anew. A
+    process that was killed while it compiled leaves a lock there for which all others would wait forever."""
+    name = hashlib.sha256(f"{sys.prefix} {torch.__version__}".encode()).hexdigest()[:12]
+    folder = Path(
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "unmask" / "build" / name))
+    )
+    print(f"DeepSpeed's own parts are compiled in {folder}", flush=True)
+    for lock in folder.glob("*/lock"):
+        if time.time() - lock.stat().st_mtime > STALE:
+            print(f"{lock} is of a process that is gone; it is removed", flush=True)
+            lock.unlink(missing_ok=True)
+
+
 def check_compiler() -> None:
-    """On the CPU DeepSpeed builds its communication when it starts. Raises TrainingError where it cannot."""
-    if torch.cuda.is_available():
-        return
+    """Raises TrainingError where DeepSpeed cannot compile."""
     # ninja comes as a package, and a program of the environment is on nobody's path unless that is activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     missing = [name for name in ("c++", "ninja") if shutil.which(name) is None]
@@ -71,13 +100,8 @@ class Zero:
         stage: int,
         offload: str = "none",
     ) -> None:
-        if model.device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        check_compiler()
         import deepspeed  # type: ignore[import-not-found]
-        from deepspeed.utils import logger  # type: ignore[import-not-found]
 
-        logger.setLevel(logging.WARNING)
         self.parameters, self.base, self.stage = parameters, optimizer, stage
         self.device = model.device  # under stage 3 parameters are empty between forwards
         config = engine_config(stage, offload, max_grad_norm)

@@ -36,8 +36,6 @@ class SamplerWorker:
     def __init__(self, load: Callable[[], Any], threads: int | None, deterministic: bool, log: str) -> None:
         """load: gives the policy. log: the file of what this process prints."""
         log_to(log)
-        import unmask  # noqa: F401  checks that no file of the user's stands in for a package of ours
-
         torch.set_num_threads(threads or 1)
         torch.use_deterministic_algorithms(deterministic)
         self.policy, self.version = load(), 0
