@@ -5,6 +5,7 @@ from tests.mutations.mutation import Mutation
 SFT_LOSSES = "tests/rl/test_sft_losses.py"
 STEP = "tests/rl/test_step.py"
 LEARNER = "tests/rl/test_learner.py"
+TRUNCATED = "tests/rl/test_step.py::test_truncated_rows_leave_loss_and_denominators"
 LEARNERS = "tests/rl/test_learners.py"
 CLUSTER = "tests/rl/test_cluster.py::test_two_ranks_are_one_learner"
 EXACT_KL = "tests/rl/test_exact_kl.py"
@@ -22,7 +23,7 @@ MUTATIONS = (
         "which = 0",
         STEP,
     ),
-    Mutation("padding counted in denominators", "rl/step.py", "(count * counted).sum()", "count.sum()", STEP),
+    Mutation("padding counted in denominators", "rl/step.py", "(count * counted).sum()", "count.sum()", TRUNCATED),
     Mutation(
         "denominators from the signal",
         "rl/step.py",
@@ -126,7 +127,7 @@ MUTATIONS = (
         "rl/learner.py",
         "slope = cotangent[part] if",
         "slope = cotangent[: len(tokens)] if",
-        STEP,
+        LEARNER,
     ),
     Mutation(
         "gradient sign",
