@@ -123,14 +123,14 @@ class Learner:
     ) -> Tensor:
         """Log-probabilities ``[N, S]`` of a plan's views under the current weights, without gradient; ``[N, S, 2]`` with anchors.
 
-        idle: forwards of no use afterwards, where other ranks have more micro-batches than this one and all must keep step.
+        idle: forwards of no use afterwards, where other ranks have more micro-batches than this one; made if all must keep step.
         """
         values = self._empty(batch, plan, 0.0, anchors)
         for number, (part, tokens, attention) in enumerate(self._micro_batches(batch, plan)):
             anchor = None if anchors is None else anchors[number]
             values[part, : tokens.shape[1]] = self._forward(plan, part, tokens, attention, law, anchor)
-        for _ in range(idle):
-            self._idle(batch, law)
+        for _ in range(idle if self.backend.lockstep else 0):
+            self._idle(batch)
         return values
 
     @torch.no_grad()
@@ -142,8 +142,8 @@ class Learner:
                 self.work.forward += len(tokens)
                 states = view_states(self.policy, plan.views(part).cut(tokens.shape[1]), tokens, attention)
                 found.append(Anchor(states, self._reference_logits))
-            for _ in range(idle):
-                self._idle(batch, laws.RAW)
+            for _ in range(idle if self.backend.lockstep else 0):
+                self._idle(batch)
         return found
 
     @torch.no_grad()
@@ -184,16 +184,17 @@ class Learner:
             if every or slope.any():
                 self.backend.backward((scores * slope[:, :width]).sum())
                 self.work.backward += len(tokens)
-        for _ in range(idle):
-            self.backend.backward(0.0 * self._idle(batch, law).sum())
+        for _ in range(idle if self.backend.lockstep else 0):
+            self.backend.backward(0.0 * self._idle(batch).sum())
         return values
 
-    def _idle(self, batch: RolloutBatch, law: Law) -> Tensor:
-        """One forward of one row that scores one position. It is no work, and is not counted."""
+    def _idle(self, batch: RolloutBatch) -> Tensor:
+        """One forward of one row that scores one position. It is no work, and is not counted. By the raw law: a nucleus may give the
+        token no probability, and zero times the slope of that is no number."""
         canvas = batch.canvas_mask[:1]
         first, zero = canvas & (canvas.long().cumsum(1) == 1), torch.zeros(1, dtype=torch.int64)
         view = MaskPlan(zero, zero, zero, canvas, first, torch.zeros_like(canvas, dtype=torch.float32))
-        return score_views(self.policy, view, batch.tokens[:1], batch.attention_mask[:1], law)
+        return score_views(self.policy, view, batch.tokens[:1], batch.attention_mask[:1], laws.RAW)
 
     def step(self) -> dict[str, float]:
         """One optimizer step on the accumulated gradients. Returns gradient norm, learning rate, and what the update changed.

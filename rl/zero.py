@@ -244,7 +244,3 @@ class Zero:
             state["step"] = torch.tensor(step)
         if self.stage < 3:
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        yield
