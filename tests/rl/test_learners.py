@@ -21,6 +21,7 @@ from rl.rank import Rank
 from rl.sft import sft_step
 from rl.sft_losses import Denoising
 from rl.step import train_step
+from rollouts.law import Law
 from rollouts.worker import fingerprint
 from tests.oracles.training import batch_for, distance, make_batch, make_learner, preset_of, tiny_policy, trained
 
@@ -209,3 +210,16 @@ def test_pieces_hold_every_name_once_and_little() -> None:
     sizes = {"a": 3, "b": 9, "c": 1, "d": 1, "e": 20}
     assert in_pieces(sizes, 10) == [["a"], ["b", "c"], ["d"], ["e"]]
     assert in_pieces({}, 10) == []
+
+
+def test_an_idle_forward_adds_exactly_nothing() -> None:
+    batch = make_batch(tiny_policy()).rollouts
+    learner = make_learner(tiny_policy())
+    learner.backend.lockstep = True
+    plan = preset_of("trajectory_grpo").estimator.plan_of(batch, torch.zeros(len(batch)), PlanKey(3, 0))
+    none = plan.views(slice(0, 0))
+    learner.backward(batch, none, torch.zeros(0, batch.length), Law(temperature=1.0, top_p=1e-6), idle=2)
+    reached = [p.grad for p in learner.parameters if p.grad is not None]
+    assert len(reached) == len(learner.parameters)
+    assert all(bool((grad == 0).all()) for grad in reached)
+    assert learner.work.forward == learner.work.backward == 0
