@@ -6,11 +6,12 @@ group: Ray Train would own the loop, and the pools of Ray's utilities restart no
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import ray  # type: ignore[import-not-found]
@@ -18,6 +19,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, Ray
 from ray.util.placement_group import remove_placement_group  # type: ignore[import-not-found]
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # type: ignore[import-not-found]
 
+from rl.ahead import DroppedError
 from rl.backends import TrainingError
 from rl.config import Recipe
 from rl.graders import RayGraders
@@ -32,6 +34,7 @@ from rollouts.worker import SamplerWorker
 
 LOGS = "logs"
 TAIL = 15  # lines of a failing worker's log that are shown
+GLANCE = 1.0  # seconds between two looks at whether a request is still wanted
 
 
 # A worker that is gone. Ray ends one itself where a machine's memory runs out.
@@ -59,6 +62,10 @@ class Cluster:
             entries = [entry.model_dump() for entry in setup.recipe.rewards]
             self.graders = RayGraders(self, [*entries, *setup.extra_rewards])
         return replace(setup, sampler=self.samplers if self.samplers.workers else None, mark=self.graders or setup.mark)
+
+    def pinned(self, leave: Event) -> "Pinned":
+        """As `rl.learners.Workers` says."""
+        return self.samplers.now(leave)
 
     def restart_learners(self, error: LearnersLostError) -> None:
         """As `rl.learners.Workers` says."""
@@ -162,9 +169,20 @@ class RayCrew:
 
     def call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         calls = [getattr(worker, verb).remote(*own) for worker, own in zip(self.workers, arguments, strict=True)]
-        try:
+        with self._lost():
             _first_failure(calls)
             return ray.get(calls)
+
+    def keep(self, verb: str, *arguments: Any) -> tuple[Any, Any]:
+        calls = [getattr(worker, verb).options(num_returns=2).remote(*arguments) for worker in self.workers]
+        with self._lost():
+            _first_failure([small for _, small in calls])
+            return calls[0][0], ray.get(calls[0][1])
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
         except LOST as error:
             raise LearnersLostError(f"a learner died: {cause(error)}{self._where(error)}") from error
         except RayTaskError as error:
@@ -177,20 +195,29 @@ class RayCrew:
         return self.cluster.tail("learner-0")
 
 
+@dataclass(frozen=True, eq=False)
+class Published:
+    """Weights that samplers can take at any later time: they lie in the cluster's memory. number: of the publication; 0 is what all have
+    loaded. pieces: (reference to tensors by name, their fingerprint)."""
+
+    number: int
+    pieces: tuple[tuple[Any, str], ...] = ()
+
+
 class RaySamplers:
     """Workers that draw: groups are dealt out as workers come free; a lost worker is replaced, and what it had is drawn anew from the
-    same streams. Each holds the learners' weights before it draws."""
+    same streams. Each holds the weights that were asked for before it draws. One request at a time."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.held: tuple[Any, int] = (
-            None,
-            0,
-        )  # the learner and the count of its changes whose weights the workers have
         self.lost = 0  # workers replaced since the last piece of work that came back
         self.replaced = 0  # in all
         self.watch = Watch(cluster.recipe.cluster.samplers)
+        self.rows_run = {"without_gradient": 0, "with_gradient": 0}
+        self._of: tuple[Any, int] = (None, 0)  # the learner and the count of its changes that `_newest` is of
+        self._newest = Published(0)
         self.workers = [self._start(number) for number in range(cluster.recipe.cluster.samplers)]
+        self.held = [0] * len(self.workers)  # the publication whose weights each has
         try:
             ray.get([worker.ready.remote() for worker in self.workers], timeout=cluster.recipe.cluster.start_timeout)
         except (*LOST, RayTaskError, GetTimeoutError) as error:
@@ -213,58 +240,65 @@ class RaySamplers:
     # -- what a strategy asks -------------------------------------------------------------------------------------
 
     def sample(self, prompts: Sequence[Sequence[int]], spec: SamplerSpec, **options: Any) -> RolloutBatch:
-        told = options.pop("on_rows", None)
-        size, most = options["group_size"], options.get("max_rows", 64)
-        work = deal(len(prompts), size, most, len(self.workers), deterministic=options.get("deterministic", False))
-        calls = [("sample", ([prompts[p] for p in part], spec, piece(options, part))) for part in work]
-        return RolloutBatch.concat(self._done(calls, told))
+        return self.now().sample(prompts, spec, **options)
 
     def hint_entropy(self, batch: RolloutBatch, rows: int) -> RolloutBatch:
-        parts = [range(low, min(low + rows, len(batch))) for low in range(0, len(batch), rows)]
-        return RolloutBatch.concat(self._done([("hint_entropy", (batch.rows(list(one)), rows)) for one in parts]))
+        return self.now().hint_entropy(batch, rows)
+
+    def now(self, leave: Event | None = None) -> "Pinned":
+        """A sampler with the learners' weights of this moment, whatever becomes of those. leave: as `Pinned` takes it."""
+        owner = self.cluster.crew.owner
+        if owner is not None and self._of != (owner, owner.changes):
+            self._newest = Published(self._newest.number + 1, tuple(owner.publish()))
+            self._of = (owner, owner.changes)
+        return Pinned(self, self._newest, leave or Event())
 
     # -- the queue ------------------------------------------------------------------------------------------------
 
-    def _done(
-        self, calls: Sequence[tuple[str, tuple[Any, ...]]], told: Callable[[int], None] | None = None
+    def done(
+        self,
+        verb: str,
+        work: Sequence[tuple[Any, ...]],
+        weights: Published,
+        leave: Event,
+        told: Callable[[int], None] | None = None,
     ) -> list[Any]:
-        """Results of all pieces of work, in order, whoever did them and however often."""
-        self._bring_up_to_date()
+        """Results of all pieces of work, in order, whoever did them and however often. Raises DroppedError once ``leave`` is set."""
+        self._give(weights, [who for who, held in enumerate(self.held) if held != weights.number])
         start, watch = time.perf_counter(), self.watch
-        watch.pieces += len(calls)
-        waiting, busy, found = deque(range(len(calls))), {}, {}
+        watch.pieces += len(work)
+        waiting, busy, found = deque(range(len(work))), {}, {}
         free = deque(range(len(self.workers)))
-        while len(found) < len(calls):
+        while len(found) < len(work):
             while waiting and free:
                 number, who = waiting.popleft(), free.popleft()
-                verb, arguments = calls[number]
-                busy[getattr(self.workers[who], verb).remote(*arguments)] = (number, who)
-            (ready,), _ = ray.wait(list(busy), num_returns=1)
-            number, who = busy.pop(ready)
+                call = getattr(self.workers[who], verb).remote(weights.number, *work[number])
+                busy[call] = (number, who)
+            ready, _ = ray.wait(list(busy), num_returns=1, timeout=GLANCE)
+            if leave.is_set():
+                raise DroppedError
+            if not ready:
+                continue
+            number, who = busy.pop(ready[0])
             free.append(who)
             try:
-                batch, rows_run, seconds = ray.get(ready)
+                batch, rows_run, seconds = ray.get(ready[0])
             except LOST as error:
-                self._replace(who, error)
+                self._replace(who, error, weights)
                 waiting.appendleft(number)
                 continue
             except RayTaskError as error:
                 raise TrainingError(f"sampler-{who}: {cause(error)}") from error
             found[number], self.lost = batch, 0
             watch.busy[who] += seconds
-            self._count(rows_run)
+            for kind, count in rows_run.items():
+                self.rows_run[kind] += count
             if told is not None:
                 told(len(batch))
         watch.wall += time.perf_counter() - start
-        return [found[number] for number in range(len(calls))]
+        return [found[number] for number in range(len(work))]
 
-    def _count(self, rows_run: dict[str, int]) -> None:
-        owner = self.cluster.crew.owner
-        if owner is not None:
-            for kind, count in rows_run.items():
-                owner.policy.rows_run[kind] += count
-
-    def _replace(self, who: int, error: BaseException) -> None:
+    def _replace(self, who: int, error: BaseException, weights: Published) -> None:
         self.lost, self.replaced = self.lost + 1, self.replaced + 1
         name = f"sampler-{who}"
         if self.lost > self.cluster.recipe.cluster.restarts:
@@ -273,32 +307,48 @@ class RaySamplers:
                 f"{self.cluster.recipe.cluster.restarts}): {cause(error)}{self.cluster.tail(name)}"
             ) from error
         self.cluster.say(f"{name} died and is replaced; what it was drawing is drawn anew ({cause(error)})")
-        self.workers[who] = self._start(who)
-        self._send([self.workers[who]])
+        self.workers[who], self.held[who] = self._start(who), 0
+        self._give(weights, [who] if weights.number else [])
 
-    def _bring_up_to_date(self) -> None:
-        owner = self.cluster.crew.owner
-        now = (owner, 0 if owner is None else owner.changes)
-        if owner is not None and now != self.held:
-            self._send(self.workers)
-        self.held = now
+    def _give(self, weights: Published, to: Sequence[int]) -> None:
+        """A piece at a time, so that a worker never waits for more than one."""
+        for number, (tensors, expected) in enumerate(weights.pieces):
+            last = number == len(weights.pieces) - 1
+            taken = [self.workers[who].take.remote(weights.number, tensors, expected, last) for who in to]
+            try:
+                ray.get(taken)
+            except LOST:
+                pass  # whoever it was is noticed, and replaced, by the work that it is given next
+            except RayTaskError as error:
+                raise TrainingError(f"a sampler: {cause(error)}") from error
+        for who in to:
+            self.held[who] = weights.number
 
-    def _send(self, workers: Sequence[Any]) -> None:
-        owner = self.cluster.crew.owner
-        if owner is None:  # nothing was trained yet: all have loaded the same
-            return
-        taken: list[Any] = []
 
-        def take(version: int, named: Any, expected: str, last: bool) -> None:
-            taken.extend(worker.take.remote(version, named, expected, last) for worker in workers)
+@dataclass(frozen=True, eq=False)
+class Pinned:
+    """A sampler (`rollouts.strategy.Sampler`) of weights of one moment. leave: once set, whatever is asked of it ends early."""
 
-        owner.publish(take)
-        try:
-            ray.get(taken)
-        except LOST:
-            pass  # whoever it was is noticed, and replaced, by the work that it is given next
-        except RayTaskError as error:
-            raise TrainingError(f"a sampler: {cause(error)}") from error
+    samplers: RaySamplers
+    weights: Published
+    leave: Event
+
+    @property
+    def rows_run(self) -> Mapping[str, int]:
+        return self.samplers.rows_run
+
+    def sample(self, prompts: Sequence[Sequence[int]], spec: SamplerSpec, **options: Any) -> RolloutBatch:
+        told = options.pop("on_rows", None)
+        size, most = options["group_size"], options.get("max_rows", 64)
+        count, exact = len(self.samplers.workers), options.get("deterministic", False)
+        parts = deal(len(prompts), size, most, count, deterministic=exact)
+        work = [([prompts[p] for p in part], spec, piece(options, part)) for part in parts]
+        return RolloutBatch.concat(self.samplers.done("sample", work, self.weights, self.leave, told))
+
+    def hint_entropy(self, batch: RolloutBatch, rows: int) -> RolloutBatch:
+        parts = [range(low, min(low + rows, len(batch))) for low in range(0, len(batch), rows)]
+        work = [(batch.rows(list(one)), rows) for one in parts]
+        return RolloutBatch.concat(self.samplers.done("hint_entropy", work, self.weights, self.leave))
 
 
 def _first_failure(calls: Sequence[Any]) -> None:

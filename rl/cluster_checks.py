@@ -12,6 +12,8 @@ Found = tuple[tuple[str, ...], str, str]
 
 def cluster_problems(recipe: Recipe) -> Iterator[Found]:
     cluster = recipe.cluster
+    if recipe.rollout.async_depth:
+        yield from _ahead(recipe)
     if cluster.backend == "local":
         plain = ClusterConfig()
         for key in ClusterConfig.model_fields:
@@ -37,6 +39,27 @@ def cluster_problems(recipe: Recipe) -> Iterator[Found]:
         what = "mask_agnostic scores pairs of rows of its own making, which is not dealt out to workers"
         remedy = "run `unmask sft` with cluster.backend: local, and train from its model"
         yield ("warm_start.loss", "cluster.backend"), what, remedy
+
+
+def _ahead(recipe: Recipe) -> Iterator[Found]:
+    """What drawing ahead of the learner asks for."""
+    key, method = "rollout.async_depth", recipe.method
+    if recipe.data.preferences is not None:
+        yield (key, "data.preferences"), "nothing is drawn where stored pairs are trained on", "leave it out"
+        return
+    if recipe.cluster.backend == "local":
+        what = "draws while the learner works, and cluster.backend local does one thing after the other"
+        yield (key, "cluster.backend"), what, "set cluster.backend: ray, or async_depth: 0"
+    elif recipe.cluster.placement == "colocate":
+        what = "draws while the learner works, and under cluster.placement colocate they take turns on one GPU"
+        yield (key, "cluster.placement"), what, "set cluster.placement: separate, or async_depth: 0"
+    named = method.correction is not None or "stale_rollouts" in method.approximations
+    if method.objective.kind != "dpo" and not named:
+        yield (
+            (key, "method.approximations"),
+            f"rollouts are of weights up to {recipe.rollout.async_depth} updates old, and the method takes them for the policy's own",
+            "set method.correction: {most: 2.0} with approximations: [truncated_correction], or name it: [stale_rollouts]",
+        )
 
 
 def _third_stage(recipe: Recipe) -> Iterator[Found]:

@@ -1,49 +1,85 @@
-"""One update's batch: rollouts of its prompts by the recipe's strategy, graded, with advantages."""
+"""One update's batch: rollouts of its prompts by the recipe's strategy, graded, with advantages.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+Nothing here touches a run's session or its learner, so a batch may be drawn while another is learned from (`rl.ahead`).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rewards.contract import TrainerState
 from rl.advantages import advantages
+from rl.clock import Clock
 from rl.data import Prompt, batches
 from rl.grading import answer_metrics, batch_metrics, grade_answers, grade_rollouts, sample_metrics
 from rl.metrics import Metrics
 from rl.pairs import pair_batch
+from rl.progress import Reporter
+from rl.run import plain
 from rl.scored import ScoredBatch
+from rl.setup import Setup
 from rollouts.engine import step_answers
 from rollouts.strategies import Inpaint, Recorded
-from rollouts.strategy import Request
+from rollouts.strategy import Request, Sampler
 from rollouts.streams import Purpose
 from rollouts.trajectory import RolloutBatch
 
-if TYPE_CHECKING:
-    from rl.session import Session
-
 SILENT = "no signal in the group"  # why dynamic sampling leaves a rollout out
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """The batch of an update, and what was counted on the way. metrics: for metrics.jsonl; extras: what rewards logged, by rollout id;
+    clock: of drawing and grading; forwards: of rows, as the sampler counts them; rows_run: what was computed, by kind."""
+
+    batch: ScoredBatch
+    metrics: dict[str, Any]
+    extras: Mapping[str, list[Any]] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+    forwards: int = 0
+    rows_run: dict[str, int] = field(default_factory=dict)
+
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors by name and the rest, for a checkpoint."""
+        tensors, batch = self.batch.parts()
+        extras = json.loads(
+            json.dumps(plain(self.extras), default=str)
+        )  # of the user's functions; they end as JSON anyway
+        rest = {"metrics": self.metrics, "extras": extras, "forwards": self.forwards, "rows_run": self.rows_run}
+        return tensors, {**rest, "batch": batch, "row": self.clock.row, "seconds": self.clock.total}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> "Collected":
+        """From what `parts` gave."""
+        clock = Clock(dict(rest["seconds"]))
+        clock.row = dict(rest["row"])
+        batch = ScoredBatch.of(tensors, rest["batch"])
+        return Collected(batch, rest["metrics"], rest["extras"], clock, rest["forwards"], rest["rows_run"])
 
 
 class Grader:
     """Grades the rollouts of one update as they come, each once, and finds them again by their ids. Strategies call it."""
 
-    def __init__(self, session: "Session", update: int) -> None:
-        self.session = session
-        self.prompts = {prompt.prompt_id: prompt for prompt in session.setup.train.prompts}  # type: ignore[union-attr]
-        self.state = TrainerState(global_step=update, max_steps=session.setup.recipe.train.updates)
+    def __init__(self, setup: Setup, update: int, clock: Clock) -> None:
+        self.setup, self.clock = setup, clock
+        self.prompts = {prompt.prompt_id: prompt for prompt in setup.train.prompts}  # type: ignore[union-attr]
+        self.state = TrainerState(global_step=update, max_steps=setup.recipe.train.updates)
         self.count = 0  # rollouts graded; their ids are 0..count-1
         self.parts: list[ScoredBatch] = []
         self.extras: dict[str, list[Any]] = {}
         self.user: dict[str, list[tuple[float, int]]] = {}  # what rewards logged by name: value, rows
         self.drawn = 0  # tokens
+        self.forwards = 0
         self.ungraded: dict[str, int] = {}  # rollouts without rewards for their recorded answers: reason -> count
 
     def __call__(self, rollouts: RolloutBatch) -> Tensor:
         """Outcome f32 ``[B]``, NaN where there is none."""
-        session, setup, count = self.session, self.session.setup, len(rollouts)
-        with session.timed("reward"):
+        setup, count = self.setup, len(rollouts)
+        with self.clock.timed("reward"):
             batch, grades = grade_rollouts(
                 rollouts,
                 self.prompts,
@@ -55,14 +91,13 @@ class Grader:
                 mark=setup.mark,
             )
         for name, seconds in grades.seconds.items():
-            key = f"seconds/reward/{name}"
-            session.clock[key] = session.clock.get(key, 0.0) + seconds
+            self.clock.add(f"seconds/reward/{name}", seconds)
         for name in {*self.extras, *grades.extras}:
             before = self.extras.get(name, [None] * self.count)
             self.extras[name] = [*before, *grades.extras.get(name, [None] * count)]
         for name, value in grades.metrics.items():
             self.user.setdefault(name, []).append((value, count))
-        session.progress.rollout_forwards += int(rollouts.forwards.sum())
+        self.forwards += int(rollouts.forwards.sum())
         self.drawn += int(rollouts.drawn_mask.sum())
         self.count += count
         self.parts.append(batch)
@@ -73,8 +108,8 @@ class Grader:
 
     def answers(self, batch: ScoredBatch) -> ScoredBatch:
         """The batch with the rewards of its recorded answers."""
-        setup = self.session.setup
-        with self.session.timed("reward"):
+        setup = self.setup
+        with self.clock.timed("reward"):
             found = step_answers(setup.policy, batch.rollouts)
             graded = grade_answers(
                 batch, found, self.prompts, setup.rewards, prefill=setup.prefill, state=self.state, mark=setup.mark
@@ -98,21 +133,35 @@ class Grader:
         return whole.rows(torch.tensor(rows, dtype=torch.int64))
 
 
-def collect(session: "Session", update: int, metrics: Metrics) -> tuple[ScoredBatch, Mapping[str, list[Any]]]:
-    """Rollouts of this update's prompts, graded, with advantages, or its stored pairs; and what rewards logged, by rollout id."""
-    recipe, setup = session.setup.recipe, session.setup
+def collect(
+    setup: Setup,
+    live: Reporter,
+    update: int,
+    *,
+    version: int = 0,
+    sampler: Sampler | None = None,
+    stats: Callable[[], dict[str, float]] | None = None,
+) -> Collected:
+    """Rollouts of this update's prompts, graded, with advantages; or its stored pairs.
+
+    version: of the weights that ``sampler`` (default: the setup's) draws with. stats: of the workers, asked once all is drawn.
+    """
+    recipe, metrics, clock = setup.recipe, Metrics(), Clock()
     if setup.preferences is not None:
         metrics.set("pairs", recipe.train.prompts_per_update)
-        return pair_batch(setup.policy, setup.preferences, recipe, update), {}
+        return Collected(pair_batch(setup.policy, setup.preferences, recipe, update), metrics.result())
+    sampler = sampler or setup.drawn_by
+    before = dict(sampler.rows_run)
     dynamic = recipe.rollout.dynamic
-    grader = Grader(session, update)
+    grader = Grader(setup, update, clock)
+    drawing = _Drawing(setup, live, update, version, sampler, grader, clock)
     wanted, groups, taken = recipe.train.prompts_per_update, 0, []
     asked: list[Prompt] = []
     for number in range(1 + (dynamic.rounds if dynamic else 0)):
-        prompts = _prompts(session, update, number, wanted, asked)
+        prompts = _prompts(setup, update, number, wanted, asked)
         if not prompts:
             break
-        part = grader.of(_draw(session, update, prompts, grader, groups))
+        part = grader.of(drawing.draw(prompts, groups))
         if isinstance(recipe.rollout.strategy, Recorded) and len(part):
             part = grader.answers(part)
         asked, groups = [*asked, *prompts], groups + len(prompts)
@@ -127,9 +176,8 @@ def collect(session: "Session", update: int, metrics: Metrics) -> tuple[ScoredBa
     batch = ScoredBatch.concat([part for part in taken if len(part)] or taken[:1])
     whole = grader.all()
     batch = replace(batch, dropped={**whole.dropped, **grader.ungraded})
-    if session.workers is not None:
-        session.clock |= session.workers.stats()
-    session.clock["tokens_per_second"] = grader.drawn / session.clock["seconds/rollout"]
+    clock.row |= stats() if stats else {}
+    clock.row["tokens_per_second"] = grader.drawn / clock.row["seconds/rollout"]
     own = whole.rows((~whole.rollouts.hint_mask.any(1)).nonzero().squeeze(1))
     sample_metrics(metrics, own)
     batch_metrics(metrics, batch, setup.policy.eos_ids)
@@ -143,7 +191,8 @@ def collect(session: "Session", update: int, metrics: Metrics) -> tuple[ScoredBa
             metrics.set("skipped", 1)
     if len(batch):
         metrics.set("advantage_std", float(batch.advantage.std(correction=0)))  # type: ignore[union-attr]
-    return batch, grader.extras
+    rows_run = {kind: count - before[kind] for kind, count in sampler.rows_run.items()}
+    return Collected(batch, metrics.result(), grader.extras, clock, grader.forwards, rows_run)
 
 
 def silent_groups(batch: ScoredBatch) -> Tensor:
@@ -166,9 +215,9 @@ def _merged(name: str, values: Sequence[tuple[float, int]]) -> float:
     return sum(value * rows for value, rows in values) / sum(rows for _, rows in values)
 
 
-def _prompts(session: "Session", update: int, number: int, wanted: int, asked: Sequence[Prompt]) -> list[Prompt]:
+def _prompts(setup: Setup, update: int, number: int, wanted: int, asked: Sequence[Prompt]) -> list[Prompt]:
     """The prompts of a round: this update's, then others in place of groups without signal, none of them twice."""
-    recipe, train = session.setup.recipe, session.setup.train
+    recipe, train = setup.recipe, setup.train
     assert train is not None
     size, seed = recipe.train.prompts_per_update, recipe.train.seed
     if number == 0:
@@ -183,32 +232,43 @@ def _prompts(session: "Session", update: int, number: int, wanted: int, asked: S
     return fresh[:wanted]
 
 
-def _draw(session: "Session", update: int, prompts: Sequence[Prompt], grader: Grader, first_group: int) -> RolloutBatch:
-    recipe, setup, rollout = session.setup.recipe, session.setup, session.setup.recipe.rollout
-    longest = max(len(prompt.token_ids) for prompt in setup.train.prompts)  # type: ignore[union-attr]
-    request = Request(
-        setup.policy,
-        rollout.sampler,
-        [prompt.token_ids for prompt in prompts],
-        [prompt.prompt_id for prompt in prompts],
-        range(first_group, first_group + len(prompts)),
-        rollout.group_size,
-        recipe.train.seed,
-        update,
-        first_rollout=grader.count,
-        traces=_traces(rollout.strategy, prompts, setup.policy.tokenizer),
-        announce=lambda rows: session.live.phase("rollouts", rows, transient=True),
-        options={
-            "policy_version": session.progress.version,
-            "max_rows": rollout.max_rows,
-            "deterministic": recipe.train.deterministic,
-            "pad_to": longest if recipe.train.deterministic else None,
-            "on_rows": lambda rows: session.live.advance("rollouts", rows),
-        },
-        sampler=setup.sampler,
-    )
-    with session.timed("rollout"):
-        return rollout.strategy.draw(request, grader)
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    setup: Setup
+    live: Reporter
+    update: int
+    version: int
+    sampler: Sampler
+    grader: Grader
+    clock: Clock
+
+    def draw(self, prompts: Sequence[Prompt], first_group: int) -> RolloutBatch:
+        setup, live = self.setup, self.live
+        recipe, rollout = setup.recipe, setup.recipe.rollout
+        longest = max(len(prompt.token_ids) for prompt in setup.train.prompts)  # type: ignore[union-attr]
+        request = Request(
+            setup.policy,
+            rollout.sampler,
+            [prompt.token_ids for prompt in prompts],
+            [prompt.prompt_id for prompt in prompts],
+            range(first_group, first_group + len(prompts)),
+            rollout.group_size,
+            recipe.train.seed,
+            self.update,
+            first_rollout=self.grader.count,
+            traces=_traces(rollout.strategy, prompts, setup.policy.tokenizer),
+            announce=lambda rows: live.phase("rollouts", rows, transient=True),
+            options={
+                "policy_version": self.version,
+                "max_rows": rollout.max_rows,
+                "deterministic": recipe.train.deterministic,
+                "pad_to": longest if recipe.train.deterministic else None,
+                "on_rows": lambda rows: live.advance("rollouts", rows),
+            },
+            sampler=self.sampler,
+        )
+        with self.clock.timed("rollout"):
+            return rollout.strategy.draw(request, self.grader)
 
 
 def _traces(strategy: Any, prompts: Sequence[Prompt], tokenizer: Any) -> list[list[int]]:

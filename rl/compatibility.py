@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rl.advantages import GROUP_ADVANTAGES
+from rl.correction import unrecorded
 from rl.estimators import Blockwise
 from rl.likelihood import Trajectory
 from rl.objectives import Clipped, LinearBound, Raft, Stepwise, WeightedCrossEntropy
@@ -20,7 +21,8 @@ Problem = tuple[str, str]
 def problems(method: "Method", sampler: SamplerSpec, group_size: int) -> list[Problem]:
     """``(key, message with remedy)`` for every combination that has no meaning; empty if sound."""
     found = [*_of_the_advantage(method, group_size), *_of_the_estimator(method, sampler)]
-    return [*found, *_of_the_objective(method), *_of_the_kl(method, sampler), *_unnamed(method, sampler)]
+    found += [*_of_the_objective(method), *_of_the_kl(method, sampler), *_of_the_correction(method, sampler)]
+    return [*found, *_unnamed(method, sampler)]
 
 
 def _of_the_advantage(method: "Method", group_size: int) -> Iterator[Problem]:
@@ -141,8 +143,28 @@ def _of_the_kl(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
         yield key, "exact is of tokens, and the order is no token; with order: true use kl.estimator: k2"
 
 
+def _of_the_correction(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
+    """A weight of a whole row needs the law that drew it, and a loss that is an expectation over rows."""
+    if method.correction is None:
+        return
+    key, why = "correction", unrecorded(sampler)
+    if why is not None:
+        yield (
+            key,
+            f"{why}; use rollout.selection: confidence or random and rollout.temperature > 0, or correction: null",
+        )
+    if method.objective.couples_rows or method.objective.couples_groups:
+        said = f"the loss of {method.objective.kind} is of several rollouts at once, and each would weigh by itself"
+        yield key, f"{said}; use correction: null"
+    if method.advantage == "stepwise":
+        yield key, "stepwise advantages are of answers that were drawn apart from the trajectory; use correction: null"
+
+
 def _unnamed(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
     """What is an approximation and does not say so."""
+    if method.correction is not None and "truncated_correction" not in method.approximations:
+        said = f"weights above {method.correction.most:g} are cut, which biases the gradient"
+        yield "approximations", f"{said}; name it with approximations: [truncated_correction], or use correction: null"
     key, estimator = "approximations", method.estimator
     product = isinstance(estimator, Trajectory) and not estimator.order
     chosen = sampler.selection == "confidence" and sampler.policy_orders

@@ -110,6 +110,11 @@ class RolloutConfig(SamplerSpec):
     group_size: int = Field(default=8, ge=1, description="completions per prompt (G)")
     max_rows: int = Field(default=64, ge=1, description="rows denoised together; memory only, never a result")
     strategy: Strategy = Field(default=Groups(), description="which canvases are denoised, and what is recorded")
+    async_depth: int = Field(
+        default=0,
+        ge=0,
+        description="updates whose batches are drawn while earlier ones are learned from, by weights that are as many updates old",
+    )
     dynamic: Dynamic | None = Field(
         default=None, description="dynamic sampling: groups without advantage are left out, others drawn in their place"
     )

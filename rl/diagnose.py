@@ -21,7 +21,6 @@ from rl.learner import Learner
 from rl.loop import torch_settings
 from rl.measure import model_of, recipe_and_source
 from rl.method import Method
-from rl.metrics import Metrics
 from rl.progress import Reporter
 from rl.run import RunFolder, provenance
 from rl.scored import ScoredBatch
@@ -136,7 +135,7 @@ def _diagnose(
     session = Session.open(setup, live, RunFolder(recipe.out))  # nothing is written to it
     learner, seed = session.learner, recipe.train.seed
     assert isinstance(learner, Learner)  # no workers: all is measured in this process
-    batch, _ = collect(session, 0, Metrics())
+    batch = collect(setup, live, 0).batch
     if not len(batch):
         reasons = ", ".join(f"{reason} ({n})" for reason, n in batch.dropped.items())
         raise CommandError(f"none of the {count * recipe.rollout.group_size} rollouts could be graded: {reasons}")

@@ -195,7 +195,7 @@ def phase_rows(costs: Mapping[str, int]) -> dict[str, int]:
     """Rows forwarded in each phase; backward: rows that have a backward pass."""
     return {
         "rollout": costs["rollout"],
-        "old": costs["old"],
+        "old": costs["old"] + costs["correction"],
         "reference": costs["reference"],
         "train forward": costs["train"],
         "backward": costs["train"],
@@ -204,6 +204,7 @@ def phase_rows(costs: Mapping[str, int]) -> dict[str, int]:
 
 def flops(setting: Setting, work: Workload, costs: Mapping[str, float]) -> dict[str, float]:
     """FLOPs of each phase, of as many rows as ``costs`` says."""
+    costs = {**costs, "old": costs["old"] + costs["correction"]}
     scored = {key: costs[key] * work.scored for key in ("old", "reference", "train")}
     return {
         "rollout": capacity.forward_flops(setting, costs["rollout"], work.length, costs["rollout"] * work.step_logits),

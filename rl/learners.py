@@ -4,10 +4,11 @@ The maths between the two verbs sees the scores of the whole batch, as on one ra
 denominator and no coupling of rollouts, and a gradient only by the rounding of sums.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from threading import Event
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from rl.backends import TrainingError
 from rl.learner import Learner, Work, micro_batches
 from rl.masks import MaskPlan
 from rollouts.law import Law
+from rollouts.strategy import Sampler
 from rollouts.trajectory import RolloutBatch
 
 
@@ -49,11 +51,20 @@ class Crew(Protocol):
         """``verb(*arguments[i])`` on rank i; what each returns. Raises what a rank raised."""
         ...
 
+    def keep(self, verb: str, *arguments: Any) -> tuple[Any, Any]:
+        """A verb that gives a pair, on every rank; of the first rank's pair what `share` would give for the one, and the other itself.
+        The one stays where it is: it does not pass through this process."""
+        ...
+
 
 class Workers(Protocol):
     """The workers of a run (`rl.cluster.Cluster`), as far as a session knows them."""
 
     def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> "LearnerGroup": ...
+
+    def pinned(self, leave: Event) -> Sampler:
+        """Whoever draws with the weights of this moment, whatever becomes of those; once ``leave`` is set it raises DroppedError."""
+        ...
 
     def restart_learners(self, error: LearnersLostError) -> None:
         """All ranks anew, without anything they had learned. Raises ClusterError when that was done too often in a row."""
@@ -182,13 +193,12 @@ class LearnerGroup:
         for name, parameter in zip(self.names, self.parameters, strict=True):
             parameter.copy_(trained[name])
 
-    def publish(self, take: Callable[[int, Any, str, bool], None]) -> None:
-        """Hand the trainable weights on, in bounded pieces: ``take(version, tensors, fingerprint, last)``. The tensors may be a
-        reference to where they are: they need not pass through the driver."""
+    def publish(self) -> list[tuple[Any, str]]:
+        """The trainable weights as they are now, for samplers to take at any later time: bounded pieces of (what `Crew.share` would
+        give, their fingerprint)."""
+        self._own()
         pieces = in_pieces({name: p.numel() * 4 for name, p in zip(self.names, self.parameters, strict=True)}, PIECE)
-        for number, names in enumerate(pieces):
-            named, expected = self._call("publish", [(names,)] * len(self.crew))[0]
-            take(self.changes, self.crew.share(named), expected, number == len(pieces) - 1)
+        return [self.crew.keep("publish", names) for names in pieces]
 
     @contextmanager
     def weights(self, named: dict[str, Tensor]) -> Iterator[None]:
@@ -218,13 +228,16 @@ class LearnerGroup:
         return self._call(verb, [arguments] * len(self.crew))
 
     def _call(self, verb: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        self._own()
+        return self.crew.call(verb, calls)
+
+    def _own(self) -> None:
         """The ranks' optimizer is this group's from its first verb on; the weights are those that the one before it left."""
         if self.crew.owner is not self:
             if self._opened:
                 raise TrainingError("the ranks' optimizer was given to another learner, and this one's is gone")
             self.crew.call("open", [self._opening] * len(self.crew))
             self.crew.owner, self._opened = self, True
-        return self.crew.call(verb, calls)
 
     def _send(self, batch: RolloutBatch) -> Any:
         """The batch of the verbs that follow; the last one is remembered, since an update asks many times of one."""

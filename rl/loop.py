@@ -93,6 +93,7 @@ def _run(
         if workers is not None:
             setup = workers.take_on(setup)
         session = Session.open(setup, live, folder, command, files, workers)
+        stack.callback(session.close)
         for note in notes:
             live.say(note)
         if start.saved is not None:

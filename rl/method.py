@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rl.advantages import AdvantageName
 from rl.compatibility import problems
+from rl.correction import Correction
 from rl.estimators import ArOrder, Estimator
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.objectives import BaseObjective, Clipped, LinearBound, PolicyGradient, Raft, Stepwise, WeightedCrossEntropy
@@ -18,7 +19,7 @@ from rl.reduce import Constant, Reduction
 from rollouts.spec import SamplerSpec
 
 # What a method may take for something else if it says so; rl.compatibility asks for the name where it is needed.
-Approximation = Literal["order_conditional", "biased_ratio"]
+Approximation = Literal["order_conditional", "biased_ratio", "stale_rollouts", "truncated_correction"]
 
 _accepts, _dumps = or_own(BaseObjective)
 Objective = Annotated[
@@ -69,10 +70,15 @@ class Method(BaseModel):
         default=False, description="leave rollouts without EOS out of the loss (TRL: mask_truncated_completions)"
     )
 
+    correction: Correction | None = Field(
+        default=None,
+        description="weigh each rollout by how much likelier the policy now makes it than the one that drew it; with key most",
+    )
     approximations: tuple[Approximation, ...] = Field(
         default=(),
         description="named where they act. order_conditional: token probabilities given an order that the policy chose; "
-        "biased_ratio: a ratio, or another function, of a sum that was only sampled",
+        "biased_ratio: a ratio, or another function, of a sum that was only sampled; stale_rollouts: rollouts of older weights "
+        "taken for the policy's own (rollout.async_depth); truncated_correction: weights that are cut",
     )
 
     def problems(self, sampler: SamplerSpec, group_size: int) -> list[tuple[str, str]]:
@@ -129,8 +135,8 @@ class Method(BaseModel):
 def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int, micro_batch: int) -> dict[str, int]:
     """Forwards of one row each for one update, at most (early stops and groups without signal save some).
 
-    rollout: denoising; old, reference: scoring without gradient; train: scoring with gradient (count a backward as two more). micro_batch:
-    views that the learner scores together.
+    rollout: denoising; old, reference, correction: scoring without gradient; train: scoring with gradient (count a backward as two
+    more). micro_batch: views that the learner scores together.
     """
     rows, passes, each = prompts * group_size, method.inner_passes, method.estimator.views_per_rollout(sampler)
     pair_alone = method.advantage == "best_worst" and not method.scores_every_row
@@ -144,6 +150,7 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
         "rollout": rows * sampler.steps,
         "old": old,
         "reference": distinct * views if method.needs_reference else 0,
+        "correction": rows * sampler.steps if method.correction is not None else 0,
         "train": passes * views,
         "views_per_pass": views,
     }

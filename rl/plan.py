@@ -28,6 +28,7 @@ T = TypeVar("T")
 SHOWN_PROMPTS = 2
 WRONG = "I do not know."  # the completion that each reward is tried on
 FLOAT = 4  # bytes; logits and scores are float32
+PHASES = ("rollout", "old", "reference", "correction", "train")  # of rl.method.forwards
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def plan(
     sampler, group, count = recipe.rollout.sampler, recipe.rollout.group_size, recipe.train.prompts_per_update
     cost = forwards(recipe.method, sampler, group, count, recipe.train.micro_batch)
     cost["rollout"] *= 0 if recipe.data.preferences is not None else recipe.rollout.draws_per_rollout
-    total = cost["rollout"] + cost["old"] + cost["reference"] + cost["train"]
+    total = sum(cost[key] for key in PHASES)
     views = cost["views_per_pass"]
     scored = views * _scored_rows_per_view(recipe)
     together = min(scored, recipe.train.micro_batch * _scored_rows_per_view(recipe))
@@ -257,7 +258,7 @@ def _table(lines: list[tuple[str, str]]) -> Table:
 
 
 def _parts(cost: dict[str, int]) -> str:
-    return ", ".join(f"{cost[key]:,} {key}" for key in ("rollout", "old", "reference", "train") if cost[key])
+    return ", ".join(f"{cost[key]:,} {key}" for key in PHASES if cost[key])
 
 
 def _steps(recipe: Recipe) -> int:

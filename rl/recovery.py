@@ -18,7 +18,6 @@ def begin_again(session: Session, error: LearnersLostError) -> None:
     steps = recipe.train.updates * recipe.method.inner_passes
     session.learner = new_learner(session.setup, session.workers, "optim", steps, recipe.train.micro_batch)
     session.take_up(saved)
-    session.clock = {}
     back = session.progress.updates
     session.live.say(
         f"{str(error).splitlines()[0]}\nThe learners were started anew from {saved.path.name}; "

@@ -1,13 +1,16 @@
 """``ScoredBatch``: rollouts with their rewards, as every estimator and objective receives them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rollouts.trajectory import RolloutBatch
+
+_TENSORS = ("reward", "outcome", "advantage", "step_reward")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,24 @@ class ScoredBatch:
             step_reward=joined("step_reward"),
             dropped=dict(dropped),
         )
+
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors by name, none sharing memory with another, and the rest as plain JSON."""
+        rolled, rest = self.rollouts.parts()
+        own = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
+        tensors = {f"rollouts/{name}": value for name, value in rolled.items()} | own
+        tensors |= {f"components/{name}": value for name, value in self.components.items()}
+        return {name: value.clone() for name, value in tensors.items()}, {"rollouts": rest, "dropped": self.dropped}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> "ScoredBatch":
+        """From what `parts` gave."""
+        named: dict[str, dict[str, Tensor]] = {"rollouts": {}, "components": {}, "": {}}
+        for key, value in tensors.items():
+            place, _, name = key.partition("/") if "/" in key else ("", "", key)
+            named[place][name] = value
+        rollouts = RolloutBatch.of(named["rollouts"], rest["rollouts"])
+        return ScoredBatch(rollouts, components=named["components"], dropped=rest["dropped"], **named[""])
 
     def with_advantage(self, advantage: Tensor) -> "ScoredBatch":
         if advantage.shape[0] != len(self):

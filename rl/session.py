@@ -3,25 +3,26 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 
 from rl import checkpoint
+from rl.ahead import Ahead
 from rl.backends import TrainingError
 from rl.checkpoint import Saved
-from rl.collect import collect
+from rl.clock import Clock
+from rl.collect import Collected, collect
 from rl.counts import Progress
 from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k, sampled_outcomes
 from rl.health import Alarm, Health
 from rl.learner import Learner
 from rl.learners import LearnerGroup, Workers, new_learner
-from rl.metrics import Metrics
 from rl.progress import Reporter
 from rl.report import write_report
 from rl.resume import CHECKPOINTS, global_streams, restore_global_streams
@@ -31,6 +32,8 @@ from rl.scored import ScoredBatch
 from rl.setup import Setup, save_weights
 from rl.step import train_step
 from rl.track import Tracker, open_trackers
+
+AHEAD = "ahead-"  # begins the names of a checkpoint's groups of tensors that are batches drawn ahead
 
 
 class EvaluationLeftError(Exception):
@@ -48,13 +51,12 @@ class Session:
     tracker: Tracker | None = None
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
-    clock: dict[str, float] = field(default_factory=dict)  # since the last row of timing.jsonl
-    inside: float = 0.0  # seconds of the timed parts within the one that is running
+    clock: Clock = field(default_factory=Clock)
     reported: float = 0.0  # when the report was last written
     sft_state: Saved | None = None  # a checkpoint of the warm start that is yet to be taken up
     files: dict[str, str] = field(default_factory=dict)  # digests of data and rewards as they were read
-    running: dict[str, float] = field(default_factory=dict)  # start of each piece of work that is timed now
     workers: Workers | None = None  # of the recipe's cluster, where the work is not done in this process
+    ahead: Ahead | None = None  # where batches are drawn while others are learned from
 
     @staticmethod
     def open(
@@ -68,7 +70,15 @@ class Session:
         recipe = setup.recipe
         steps = recipe.train.updates * recipe.method.inner_passes
         learner = new_learner(setup, workers, "optim", steps, recipe.train.micro_batch)
-        return Session(setup, learner, folder, live, Health.of(setup), command, files=files or {}, workers=workers)
+        session = Session(setup, learner, folder, live, Health.of(setup), command, files=files or {}, workers=workers)
+        if recipe.rollout.async_depth:
+            session.ahead = Ahead(recipe.rollout.async_depth, recipe.train.updates, session._drawing)
+        return session
+
+    def close(self) -> None:
+        """End what goes on beside the driver."""
+        if self.ahead is not None:
+            self.ahead.close()
 
     def open_sinks(self) -> Tracker:
         """The recipe's sinks, from where the run is. Raises ``TrackError`` for one that cannot be opened."""
@@ -89,26 +99,55 @@ class Session:
 
     def update(self, update: int) -> dict[str, Any]:
         """One batch of rollouts and the optimizer steps on it; writes its rows, and returns the one of ``metrics.jsonl``."""
-        recipe, metrics = self.setup.recipe, Metrics()
-        rows = dict(self.setup.policy.rows_run)
-        batch, extras = collect(self, update, metrics)
+        recipe = self.setup.recipe
+        found = self._collected(update)
+        batch, row = found.batch, dict(found.metrics)
         ratios = TokenRatios(recipe.method.estimator.unit)
-        row = metrics.result()
+        if self.ahead is not None and len(batch):
+            row["lag"] = int((self.progress.version - batch.rollouts.policy_version).max())
+        before = dict(self.setup.policy.rows_run)
         if len(batch):
-            with self.timed("train"):
+            with self.clock.timed("train"):
                 row |= self._learn(update, batch, ratios)
         for kind, count in self.setup.policy.rows_run.items():
-            self.progress.rows_run[kind] = self.progress.rows_run.get(kind, 0) + count - rows[kind]
+            run = count - before[kind] + found.rows_run.get(kind, 0)
+            self.progress.rows_run[kind] = self.progress.rows_run.get(kind, 0) + run
         if self.setup.train is not None:
             texts = {prompt.prompt_id: prompt.text for prompt in self.setup.train.prompts}
-            self._keep(file_of(self.folder.path, update), batch, texts, extras=extras, ratios=ratios)
+            self._keep(file_of(self.folder.path, update), batch, texts, extras=found.extras, ratios=ratios)
         self.folder.append("metrics.jsonl", [{"update": update, **row}])
-        self.folder.append("timing.jsonl", [{"update": update, **self.clock}])
+        self.folder.append("timing.jsonl", [{"update": update, **self.clock.row}])
         self.progress.updates = update + 1
-        self._track({**row, **self.clock})
-        self.clock = {}
+        self._track({**row, **self.clock.row})
+        self.clock.row = {}
         self._alarms(self.health.observe({"update": update, **row}))
         return row
+
+    def _collected(self, update: int) -> Collected:
+        """The batch of an update; drawn now, or ahead."""
+        if self.ahead is None:
+            found = self._drawing(update)()
+        else:
+            with self.clock.timed("waiting"):
+                found = self.ahead.take(update)
+        self.clock.merge(found.clock)
+        self.progress.rollout_forwards += found.forwards
+        return found
+
+    def _drawing(self, update: int, leave: Event | None = None) -> Callable[[], Collected]:
+        """What draws and grades the batch of an update with the weights of now."""
+        workers, sampler = self.workers, self.setup.drawn_by
+        if workers is not None and leave is not None:
+            sampler = workers.pinned(leave)
+        return partial(
+            collect,
+            self.setup,
+            self.live,
+            update,
+            version=self.progress.version,
+            sampler=sampler,
+            stats=workers.stats if workers is not None else None,
+        )
 
     def _learn(self, update: int, batch: ScoredBatch, ratios: TokenRatios) -> dict[str, Any]:
         recipe = self.setup.recipe
@@ -135,6 +174,7 @@ class Session:
         recipe, setup = self.setup.recipe, self.setup
         if recipe.eval is None or setup.eval is None:
             return {}
+        self._settle()
         spec, ends = recipe.eval.sampler, when in ("start", "end")
         counts = {spec.steps, *(recipe.eval.steps if ends else ())}
         self.live.phase("evaluation", len(counts) * len(setup.eval.prompts[: recipe.eval.limit]), transient=True)
@@ -144,7 +184,7 @@ class Session:
             if asked is not None and asked():
                 raise EvaluationLeftError
 
-        with self.timed("eval"):
+        with self.clock.timed("eval"):
             results, forwards, answers = outcomes_by_steps(setup, counts, partial(on_rows, "evaluation"))
             several = self._pass_at_k(partial(on_rows, "pass@k")) if ends and recipe.eval.n else {}
         self.progress.eval_forwards += forwards
@@ -169,6 +209,12 @@ class Session:
             self._keep(self.folder.path / FOLDER / f"eval-{when}.parquet", answers, texts)
         return results
 
+    def _settle(self) -> None:
+        """Wait for what is drawn ahead: the samplers do one thing at a time."""
+        if self.ahead is not None:
+            with self.clock.timed("waiting"):
+                self.ahead.drawn()
+
     def _pass_at_k(self, on_rows: Callable[[int], None]) -> dict[str, Any]:
         recipe, setup = self.setup.recipe, self.setup
         assert recipe.eval is not None
@@ -183,10 +229,11 @@ class Session:
         recipe, setup = self.setup.recipe, self.setup
         if recipe.eval is None or setup.validation is None:
             return None
+        self._settle()
         reward = recipe.save.best_by or setup.outcome
         prompts = setup.validation.prompts
         self.live.phase("validation", len(prompts), transient=True)
-        with self.timed("eval"):
+        with self.clock.timed("eval"):
             answers = answer_prompts(
                 setup.policy,
                 prompts,
@@ -270,7 +317,7 @@ class Session:
         result["updates"] = progress.updates
         if progress.changed:
             result["changed_files"] = progress.changed
-        result["wall_seconds"] = dict(progress.seconds)
+        result["wall_seconds"] = dict(self.clock.total)
         result["forwards"] = {
             "rollout": progress.rollout_forwards,
             "train_forward": self.learner.work.forward,
@@ -309,12 +356,15 @@ class Session:
         """A checkpoint of this moment; old ones go. learner: the warm start's, with its step."""
         name = checkpoint.name_of(self.progress.updates, sft_step)
         where = self.folder.path / CHECKPOINTS
-        with self.timed("save"):
+        with self.clock.timed("save"):
             if any(path.name == name for path in checkpoint.listed(where)):
                 return  # the run was taken up from it, and nothing has happened since
             tensors, rest = (learner or self.learner).state()
+            ahead = {} if self.ahead is None else {u: one.parts() for u, one in self.ahead.drawn().items()}
+            tensors = tensors | {f"{AHEAD}{update}": named for update, (named, _) in ahead.items()}
             state = {
-                "progress": {**asdict(self.progress), "worked": 3600 * self.hours(), "seconds": self._seconds()},
+                "ahead": {update: other for update, (_, other) in ahead.items()},
+                "progress": {**asdict(self.progress), "worked": 3600 * self.hours(), "seconds": self.clock.so_far()},
                 "files": self.files,
                 "learner": rest,
                 "tables": self.folder.sizes(),
@@ -326,13 +376,6 @@ class Session:
             checkpoint.write(where, name, tensors, plain(state))
             self._prune()
 
-    def _seconds(self) -> dict[str, float]:
-        """Seconds by kind of work so far, what is going on now included: a checkpoint may be written in the middle of it."""
-        now, seconds = time.perf_counter(), dict(self.progress.seconds)
-        for name, start in self.running.items():
-            seconds[name] = seconds.get(name, 0.0) + now - start
-        return seconds
-
     def _prune(self) -> None:
         best, save = self.progress.best, self.setup.recipe.save
         spare = checkpoint.name_of(best["update"]) if best and save.best_by else None
@@ -342,12 +385,17 @@ class Session:
         """Continue from a checkpoint: everything written after it is cut back."""
         state = saved.state
         progress = self.progress = Progress(**state["progress"])
+        self.clock = Clock(progress.seconds)
         if progress.unhealthy and getattr(self.setup.recipe.health, progress.unhealthy) != "stop":
             progress.unhealthy = ""  # its remedy was followed
+        tensors = {group: named for group, named in saved.tensors.items() if not group.startswith(AHEAD)}
         if self.progress.warmed or self.setup.warm_start is None:
-            self.learner.load_state(saved.tensors, state["learner"])
+            self.learner.load_state(tensors, state["learner"])
         else:
             self.sft_state = saved
+        if self.ahead is not None:
+            drawn = {int(update): (saved.tensors[f"{AHEAD}{update}"], rest) for update, rest in state["ahead"].items()}
+            self.ahead.restore({update: Collected.of(*parts) for update, parts in drawn.items()})
         self.folder.cut_back(state["tables"], self.progress.updates)
         for path in reversed(checkpoint.listed(self.folder.path / CHECKPOINTS)):
             if path.name == saved.path.name:
@@ -382,20 +430,6 @@ class Session:
                 self.progress.unhealthy = alarm.monitor
         if alarms:
             self.folder.append("health.jsonl", [asdict(alarm) for alarm in alarms])
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        start, before, self.inside = time.perf_counter(), self.inside, 0.0
-        self.running[name] = start
-        try:
-            yield
-        finally:
-            del self.running[name]
-        whole = time.perf_counter() - start
-        spent, self.inside = whole - self.inside, before + whole  # a part within another counts once
-        self.progress.seconds[name] = self.progress.seconds.get(name, 0.0) + spent
-        key = f"seconds/{name}"
-        self.clock[key] = self.clock.get(key, 0.0) + spent
 
     def _keep(self, path: Path, batch: ScoredBatch, texts: Mapping[int, str], **more: Any) -> None:
         count, tokenizer = self.setup.recipe.train.log_rollouts, self.setup.policy.tokenizer

@@ -24,7 +24,7 @@ from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.families import MADE
 from rollouts.models import LoraSpec, Policy, load_policy
 from rollouts.strategies import Inpaint
-from rollouts.strategy import Sampler
+from rollouts.strategy import Here, Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,10 @@ class Setup:
     sampler: Sampler | None = None
     mark: Mark = grade
     extra_rewards: tuple[Callable[..., Any], ...] = ()  # functions that came as Python objects
+
+    @property
+    def drawn_by(self) -> Sampler:
+        return self.sampler or Here(self.policy)
 
     @property
     def prefill(self) -> str:

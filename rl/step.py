@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from rl.backends import TrainingError
+from rl.correction import Correction, log_ratios
 from rl.learner import Learner
 from rl.learners import LearnerGroup
-from rl.likelihood import Estimate
+from rl.likelihood import Estimate, Trajectory
 from rl.masks import MaskPlan, PlanKey
 from rl.method import Method
 from rl.metrics import Metrics
@@ -147,6 +148,9 @@ def train_step(
     work = batch.rows(picked)
     scale = row_scale(method.reduction, count[picked], units, rows)
 
+    if method.correction is not None:
+        scale = scale * _corrected(learner, method.correction, work, metrics)
+
     passes = method.inner_passes
     assert work.advantage is not None  # for the type checker
     # Where the passes share their masks, what is scored before the first update serves them all.
@@ -180,6 +184,26 @@ def train_step(
             watch(picked, result.new, result.old)
         metrics.add({name: (value, 1) for name, value in learner.step().items()}, prefix="optim/")
     return metrics
+
+
+def _corrected(learner: Learner | LearnerGroup, correction: Correction, work: ScoredBatch, metrics: Metrics) -> Tensor:
+    """The weight of each row, ``[B]``, under the policy before the first pass."""
+
+    def score(plan: MaskPlan, estimator: Trajectory) -> Tensor:
+        law = estimator.scoring_law(work.rollouts.sampler_spec, tuple(learner.policy.forbidden_ids))
+        return learner.score(work.rollouts, plan, law)
+
+    ratio = log_ratios(score, work.rollouts).cpu()
+    weight = correction.weights(ratio)
+    if not torch.isfinite(weight).all():
+        raise TrainingError("method.correction: the log-probability of a trajectory is not a number")
+    metrics.mean("correction/weight", weight)
+    metrics.mean("correction/cut", ratio.exp() > correction.most)
+    metrics.largest("correction/log_ratio_max", float(ratio.abs().max()))
+    metrics.set(
+        "correction/effective_share", float(weight.sum() ** 2 / (len(weight) * (weight**2).sum()).clamp(min=1e-30))
+    )
+    return weight
 
 
 @dataclass(frozen=True, eq=False)

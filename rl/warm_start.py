@@ -17,7 +17,7 @@ def warm_up(session: Session, asked: Any = None) -> None:
     recipe, progress = session.setup.recipe, session.progress
     if session.setup.warm_start is not None:
         assert recipe.warm_start is not None
-        with session.timed("warm_start"):
+        with session.clock.timed("warm_start"):
             learner = run_sft(session, asked=asked)
         if progress.sft_steps < recipe.warm_start.steps:
             return

@@ -3,7 +3,7 @@
 The strategies that a recipe can name are in ``rollouts.strategies``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -65,7 +65,11 @@ def sample_groups(
 
 
 class Sampler(Protocol):
-    """Whoever draws: the policy in this process, or workers that hold its weights."""
+    """Whoever draws: the policy in this process, or workers that hold its weights. rows_run: computed so far, by kind, as
+    `rollouts.models.Policy` counts."""
+
+    @property
+    def rows_run(self) -> Mapping[str, int]: ...
 
     def sample(self, prompts: Sequence[Sequence[int]], spec: SamplerSpec, **options: Any) -> RolloutBatch:
         """As `sample_groups`."""
@@ -81,6 +85,10 @@ class Here:
     """The policy of this process draws."""
 
     policy: Any
+
+    @property
+    def rows_run(self) -> Mapping[str, int]:
+        return self.policy.rows_run
 
     def sample(self, prompts: Sequence[Sequence[int]], spec: SamplerSpec, **options: Any) -> RolloutBatch:
         return sample_groups(self.policy, prompts, spec, **options)

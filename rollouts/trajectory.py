@@ -4,9 +4,10 @@ Shapes: ``B`` rollouts, ``S`` padded row (prompt, canvas, right padding), ``T`` 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -209,20 +210,36 @@ class RolloutBatch:
         hidden = (self.x0_pred == self.mask_id) & self.step_mask.unsqueeze(2) & self.canvas_mask.unsqueeze(1)
         return bool((self.x0_pred == self.tokens.unsqueeze(1))[known].all()) and not bool(hidden.any())
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``tensors.safetensors`` and ``rollouts.json`` into a folder."""
-        from safetensors.torch import save_file
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors by name, and the rest as plain JSON."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "tensors.safetensors")
         rest = {
             "texts": self.texts,
             "finish_reason": self.finish_reason,
             "mask_id": self.mask_id,
             "sampler_spec": self.sampler_spec.model_dump(),
         }
+        return tensors, rest
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> "RolloutBatch":
+        """From what `parts` gave."""
+        return RolloutBatch(
+            **tensors,
+            texts=tuple(rest["texts"]),
+            finish_reason=tuple(rest["finish_reason"]),
+            mask_id=rest["mask_id"],
+            sampler_spec=SamplerSpec(**rest["sampler_spec"]),
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tensors.safetensors`` and ``rollouts.json`` into a folder."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors, rest = self.parts()
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "tensors.safetensors")
         (folder / "rollouts.json").write_text(json.dumps(rest, ensure_ascii=False, indent=1))
 
     @staticmethod
@@ -231,11 +248,6 @@ class RolloutBatch:
         from safetensors.torch import load_file
 
         folder = Path(folder)
-        rest = json.loads((folder / "rollouts.json").read_text())
-        return RolloutBatch(
-            **load_file(folder / "tensors.safetensors"),
-            texts=tuple(rest["texts"]),
-            finish_reason=tuple(rest["finish_reason"]),
-            mask_id=rest["mask_id"],
-            sampler_spec=SamplerSpec(**rest["sampler_spec"]),
+        return RolloutBatch.of(
+            load_file(folder / "tensors.safetensors"), json.loads((folder / "rollouts.json").read_text())
         )

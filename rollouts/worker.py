@@ -56,17 +56,23 @@ class SamplerWorker:
             self.version = version
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], spec: SamplerSpec, options: dict[str, Any]
+        self, version: int, prompts: Sequence[Sequence[int]], spec: SamplerSpec, options: dict[str, Any]
     ) -> tuple[RolloutBatch, dict[str, int], float]:
-        """Rollouts; rows computed by kind; the seconds it took."""
+        """Rollouts; rows computed by kind; the seconds it took. Raises WeightError where the weights are of another version."""
+        self._check(version)
         before, start = dict(self.policy.rows_run), time.perf_counter()
         batch = sample_groups(self.policy, prompts, spec, **options)
         return batch, self._since(before), time.perf_counter() - start
 
-    def hint_entropy(self, batch: RolloutBatch, rows: int) -> tuple[RolloutBatch, dict[str, int], float]:
+    def hint_entropy(self, version: int, batch: RolloutBatch, rows: int) -> tuple[RolloutBatch, dict[str, int], float]:
+        self._check(version)
         before, start = dict(self.policy.rows_run), time.perf_counter()
         found = with_hint_entropy(self.policy, batch, rows)
         return found, self._since(before), time.perf_counter() - start
+
+    def _check(self, version: int) -> None:
+        if version != self.version:
+            raise WeightError(f"asked to draw with weights of version {version}, and it holds {self.version}")
 
     def _since(self, before: Mapping[str, int]) -> dict[str, int]:
         return {kind: count - before[kind] for kind, count in self.policy.rows_run.items()}

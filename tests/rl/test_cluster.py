@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -18,6 +19,9 @@ from tests.oracles.training import PROMPTS, SPEC, batch_for, preset_of, tiny_fol
 
 ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")
 pytest.importorskip("deepspeed", reason="needs the extra 'cluster'")
+from ray.exceptions import RayTaskError  # noqa: E402
+
+from rl.ahead import DroppedError  # noqa: E402
 from rl.cluster import Cluster, ClusterError, LearnersLostError, cluster_of  # noqa: E402
 
 # Starting workers takes seconds, longer where other tests run beside it; the first time on a machine DeepSpeed compiles a part of itself.
@@ -148,7 +152,30 @@ def test_workers_draw_with_the_learners_weights(folder: Path, workers: Any) -> N
     after = Here(policy).sample(PROMPTS, SPEC, pad_to=8, **options())
     assert same(ours, after)
     assert not torch.equal(before.raw_logprob, after.raw_logprob)
-    assert policy.rows_run["without_gradient"] > 0
+    assert cluster.samplers.rows_run["without_gradient"] > 0
+
+
+def test_weights_of_a_moment_stay_what_they_were_whoever_dies(folder: Path, workers: Any) -> None:
+    """What is drawn ahead is drawn by the weights it was begun with, though the learner has gone on."""
+    cluster = workers(samplers=2, learners=1)
+    policy = load_policy(folder)
+    method = preset_of("order_grpo")
+    group, batch = cluster.learner(policy, "optim", 10, 4), batch_for(policy, method)
+    train_step(group, batch, method, seed=3, step=0)
+    group.pull()
+    then, leave = Here(policy).sample(PROMPTS, SPEC, pad_to=8, **options()), Event()
+    pinned = cluster.pinned(leave)
+    train_step(group, batch, method, seed=3, step=1)
+    newer = cluster.samplers.sample(PROMPTS, SPEC, pad_to=8, **options())
+    os.kill(ray.get(cluster.samplers.workers[1].ready.remote()), signal.SIGKILL)
+    assert same(pinned.sample(PROMPTS, SPEC, pad_to=8, **options()), then)
+    assert not torch.equal(newer.raw_logprob, then.raw_logprob)
+    assert same(cluster.samplers.sample(PROMPTS, SPEC, pad_to=8, **options()), newer)
+    with pytest.raises(RayTaskError, match="asked to draw with weights of version 1, and it holds"):
+        ray.get(cluster.samplers.workers[0].sample.remote(1, PROMPTS, SPEC, options()))
+    leave.set()
+    with pytest.raises(DroppedError):
+        pinned.sample(PROMPTS, SPEC, pad_to=8, **options())
 
 
 def test_a_lost_rank_is_said_and_replaced(folder: Path, workers: Any) -> None:

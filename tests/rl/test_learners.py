@@ -64,6 +64,9 @@ class Together:
                     parameter.grad = grad.clone()
         return [getattr(rank, verb)(*own) for rank, own in zip(self.ranks, arguments, strict=True)]
 
+    def keep(self, verb: str, *arguments: Any) -> tuple[Any, Any]:
+        return self.call(verb, [arguments] * len(self))[0]
+
     def _of(self, rank: Rank) -> list[torch.Tensor]:
         assert rank.learner is not None
         return rank.learner.parameters
@@ -152,21 +155,15 @@ def test_weights_are_handed_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     batch = make_batch(tiny_policy())
     train_step(group, batch, preset_of("order_grpo"), seed=3, step=0)
     monkeypatch.setattr("rl.learners.PIECE", 8000)
-    taken: dict[str, torch.Tensor] = {}
-    last = []
-
-    def take(version: int, named: dict[str, torch.Tensor], expected: str, end: bool) -> None:
-        assert version == 1
-        assert fingerprint(named) == expected
-        assert not taken.keys() & named.keys()
-        taken.update(named)
-        last.append(end)
-
     for rank in crew.ranks:
         rank.recipe.model = SimpleNamespace(lora=None, adapter=None, dtype="float32")  # type: ignore[misc]
-    group.publish(take)
-    assert last == [False] * (len(last) - 1) + [True]
-    assert len(last) > 2
+    taken: dict[str, torch.Tensor] = {}
+    pieces = group.publish()
+    assert len(pieces) > 2
+    for named, expected in pieces:
+        assert fingerprint(named) == expected
+        assert not taken.keys() & named.keys()
+        taken |= named
     learner = crew.ranks[0].learner
     assert learner is not None
     assert taken.keys() == set(learner.names)
