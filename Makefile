@@ -30,7 +30,7 @@ test-all: $(STAMP)
 
 # Workers, the learners and the driver are killed while a run goes on; it must end as the undisturbed one.
 chaos: $(STAMP)
-	$(BIN)/python -m pytest tests/rl/test_cluster_run.py tests/rl/test_killed.py $(ARGS)
+	$(BIN)/python -m pytest tests/rl/test_cluster_chaos.py tests/rl/test_killed.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

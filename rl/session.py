@@ -1,6 +1,5 @@
 """A run in progress: what was set up, the learner, how far it is, and what each piece of work does. The order is in `rl.loop`."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,18 +18,19 @@ from rl.checkpoint import Saved
 from rl.clock import Clock
 from rl.collect import Collected, collect
 from rl.counts import Progress
-from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, paired_gain, pass_at_k, sampled_outcomes
+from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, pass_at_k, sampled_outcomes
 from rl.health import Alarm, Health
 from rl.learner import Learner
 from rl.learners import LearnerGroup, Workers, new_learner
 from rl.progress import Reporter
 from rl.report import write_report
 from rl.resume import CHECKPOINTS, global_streams, restore_global_streams
-from rl.run import Run, RunFolder, plain, provenance, read_jsonl
+from rl.run import Run, RunFolder, plain
 from rl.samples import FOLDER, TokenRatios, file_of, sample_rows, write_samples
 from rl.scored import ScoredBatch
 from rl.setup import Setup, save_weights
 from rl.step import train_step
+from rl.summary import setting, summary_of
 from rl.track import Tracker, open_trackers
 
 AHEAD = "ahead-"  # begins the names of a checkpoint's groups of tensors that are batches drawn ahead
@@ -197,7 +197,7 @@ class Session:
             "when": when,
             "update": self.progress.updates,
             "split": "eval",
-            "setting": self._setting(),
+            "setting": setting(setup),
             "accuracy": accuracy,
             "outcomes": results,
         }
@@ -275,7 +275,7 @@ class Session:
             with self.learner.weights(saved.tensors["weights"]):
                 save_weights(self.setup, self.folder.path / "best")
             self.folder.write_json("best.json", best)
-        summary = self.summary()
+        summary = summary_of(self)
         self.folder.write_json("summary.json", summary)
         self.report()
         return Run(self.folder.path, summary)
@@ -299,56 +299,12 @@ class Session:
             what = f"{type(error).__name__}: {error}"
             self.live.say(f"report.html could not be written ({what}); the run goes on, `unmask report` tries again.")
 
-    def summary(self) -> dict[str, Any]:
-        recipe, progress = self.setup.recipe, self.progress
-        result: dict[str, Any] = {"name": recipe.name, "outcome": self.setup.outcome, "seed": recipe.train.seed}
-        before, after = self._outcomes("start"), self._outcomes("end")  # before: only if measured in the same way
-        if recipe.eval and after:
-            main = str(recipe.eval.sampler.steps)
-            for name, values in (("before", before), ("after", after)):
-                if values:
-                    result[f"accuracy_{name}"] = self.interval(values[main])
-                    result[f"accuracy_by_steps_{name}"] = {k: self.interval(v) for k, v in values.items()}
-            if before:
-                groups = clusters(self.setup)
-                result["gain"] = paired_gain(before[main], after[main], groups, seed=recipe.train.seed)
-        if progress.best is not None:
-            result["best"] = progress.best
-        result["updates"] = progress.updates
-        if progress.changed:
-            result["changed_files"] = progress.changed
-        result["wall_seconds"] = dict(self.clock.total)
-        result["forwards"] = {
-            "rollout": progress.rollout_forwards,
-            "train_forward": self.learner.work.forward,
-            "train_backward": self.learner.work.backward,
-            "eval": progress.eval_forwards,
-        }
-        result["rows_run"] = dict(progress.rows_run)  # what was computed for RL: equal rows share one forward
-        return {**result, **provenance()}
-
     def interval(self, values: np.ndarray) -> dict[str, float]:
         return interval(values, clusters(self.setup), seed=self.setup.recipe.train.seed)
 
     def hours(self) -> float:
         """Of work, those before interruptions included."""
         return (self.progress.worked + time.perf_counter() - self.started) / 3600
-
-    def _outcomes(self, when: str) -> dict[str, np.ndarray]:
-        path = self.folder.path / "evaluations.jsonl"
-        rows = read_jsonl(path) if path.exists() else []
-        wanted = ("eval", when, self._setting()) if rows else None
-        same = [row for row in rows if (row["split"], row["when"], row.get("setting")) == wanted]
-        found = same[-1] if same else {"outcomes": {}}
-        return {name: np.array(values, dtype=float) for name, values in found["outcomes"].items()}
-
-    def _setting(self) -> str:
-        """Names the prompts and the sampler of an evaluation: only outcomes of one setting can be compared prompt by prompt."""
-        evaluation, split = self.setup.recipe.eval, self.setup.eval
-        if evaluation is None or split is None:
-            return ""
-        asked = [prompt.token_ids for prompt in split.prompts[: evaluation.limit]]
-        return hashlib.sha256(f"{evaluation.sampler.digest()} {asked}".encode()).hexdigest()[:12]
 
     # -- saving and taking up again -------------------------------------------------------------------------------
 

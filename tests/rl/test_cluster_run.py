@@ -98,29 +98,6 @@ def test_who_draws_changes_no_number(folder: Path) -> None:
     assert {path.name for path in (two / "logs").iterdir()} == {"learner-0.log", "sampler-0.log", "sampler-1.log"}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_what_dies_is_replaced_and_the_run_is_the_undisturbed_one(folder: Path) -> None:
-    """A sampler and a learner are killed in one run of two ranks; then the driver, and the run is taken up again."""
-    settings = [*RAY, "cluster.samplers=2", "cluster.learners=2", "train.updates=5"]
-    whole = run(folder, "whole", *settings)
-    with subprocess.Popen(command(*settings, "--out", "hurt"), cwd=folder, stdout=subprocess.PIPE, text=True) as hurt:
-        kill(hurt.pid, "ray::SamplerWorker", folder / "hurt", after=1)
-        kill(hurt.pid, "ray::Rank", folder / "hurt", after=2)
-        said = hurt.communicate(timeout=150)[0]
-    assert hurt.returncode == 0, said
-    assert "died and is replaced" in said
-    assert "The learners were started anew" in said
-    same(folder / "hurt", whole)
-    with subprocess.Popen(command(*settings, "--out", "cut"), cwd=folder, stdout=subprocess.PIPE, text=True) as cut:
-        wait_for(folder / "cut", 2)
-        below = children(cut.pid)
-        cut.kill()
-    # Ray's own agents look for their parent now and then, and take a minute or two to end; they hold neither model nor port.
-    gone(pid for pid, title in below if "Agent" not in title)
-    same(run(folder, "cut", *settings, "--resume", "auto"), whole)
-
-
 @pytest.mark.timeout(180)
 def test_what_cannot_be_is_said_and_nothing_is_left(folder: Path) -> None:
     for settings, said in (
