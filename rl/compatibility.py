@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rl.advantages import GROUP_ADVANTAGES
 from rl.correction import unrecorded
 from rl.estimators import Blockwise
-from rl.likelihood import Trajectory
+from rl.likelihood import BaseEstimator, Trajectory
 from rl.objectives import Clipped, LinearBound, Raft, Stepwise, WeightedCrossEntropy
 from rl.preference import Dpo
 from rollouts.spec import SamplerSpec
@@ -156,8 +156,19 @@ def _of_the_correction(method: "Method", sampler: SamplerSpec) -> Iterator[Probl
     if method.objective.couples_rows or method.objective.couples_groups:
         said = f"the loss of {method.objective.kind} is of several rollouts at once, and each would weigh by itself"
         yield key, f"{said}; use correction: null"
+    if method.correction.per == "unit":
+        yield from _of_the_unit(method.estimator)
     if method.advantage == "stepwise":
         yield key, "stepwise advantages are of answers that were drawn apart from the trajectory; use correction: null"
+
+
+def _of_the_unit(estimator: BaseEstimator) -> Iterator[Problem]:
+    """A unit can be compared with the record if it is of the sampler's own steps and law."""
+    own = isinstance(estimator, Trajectory) and estimator.segments is None and estimator.shrink is None
+    if not own or estimator.law != "sampler" or estimator.unit not in ("token", "step"):
+        said = "the sampler recorded tokens and steps under its own law, and this estimator scores something else"
+        remedy = "use correction.per: trajectory, or estimator trajectory with law: sampler and unit: token or step"
+        yield "correction.per", f"{said}; {remedy}"
 
 
 def _unnamed(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:

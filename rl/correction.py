@@ -1,6 +1,7 @@
 """Weights for rollouts that another law drew than the policy's: older weights, above all (``rollout.async_depth``)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,26 +9,44 @@ from torch import Tensor
 
 from rl.likelihood import Trajectory
 from rl.masks import MaskPlan, PlanKey
+from rl.metrics import Metrics
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 
 
 class Correction(BaseModel):
-    """Importance weights of whole trajectories, cut at ``most``:
+    """Importance weights, cut at ``most``; mu is the law that the sampler recorded.
 
-        w = min(most, pi(trajectory) / mu(trajectory)),    mu: the law that the sampler recorded
+        per trajectory:  w = min(most, pi(trajectory) / mu(trajectory))
+        per unit:        w = min(most, pi(unit | its state) / mu(unit | its state)),  a unit: the estimator's token or step
 
-    Without the cut, E_mu[w f] = E_pi[f] for every function f of a trajectory (but for those that mu could not draw), so the loss of a row
-    times w is that of the policy itself. The cut bounds the variance and biases the result (truncated importance sampling: Ionides 2008).
+    Per trajectory and without the cut, E_mu[w f] = E_pi[f] for every function f of a trajectory (but for those that mu could not draw), so
+    the loss of a row times w is that of the policy itself; it costs a scoring of every step. Per unit is free where the estimator scores
+    the sampler's own steps, and leaves out what the other units of the row say: biased even without the cut. The cut bounds the variance
+    and biases both (truncated importance sampling: Ionides 2008; per token as in decoupled PPO, arXiv 2505.24298).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    per: Literal["trajectory", "unit"] = Field(
+        default="trajectory",
+        description="trajectory: one weight per rollout; unit: one per token or step, for no forward more",
+    )
     most: float = Field(default=2.0, ge=1.0, description="larger weights are cut to it")
 
     def weights(self, log_ratio: Tensor) -> Tensor:
-        """``[B]`` of log pi - log mu ``[B]``."""
+        """Of log pi - log mu, in its shape."""
         return log_ratio.exp().clamp(max=self.most)
+
+    def log(self, metrics: Metrics, log_ratio: Tensor) -> None:
+        """log_ratio ``[n]``. effective_share: of so many independent rollouts (or units), as many weigh in (Kish)."""
+        weight = self.weights(log_ratio)
+        metrics.mean("correction/weight", weight)
+        metrics.mean("correction/cut", log_ratio.exp() > self.most)
+        if len(weight):
+            metrics.largest("correction/log_ratio_max", float(log_ratio.abs().max()))
+            kept = weight.sum() ** 2 / (len(weight) * (weight**2).sum()).clamp(min=1e-30)
+            metrics.set("correction/effective_share", float(kept))
 
 
 def law_of(spec: SamplerSpec) -> Trajectory:
@@ -55,3 +74,13 @@ def log_ratios(score: Callable[[MaskPlan, Trajectory], Tensor], batch: RolloutBa
     if estimator.order:
         then = then + batch.select_logprob.double().sum(1)
     return (now - then.to(now.device)).float()
+
+
+def recorded(plan: MaskPlan, batch: RolloutBatch, *, order: bool) -> Tensor:
+    """What the sampler recorded of a plan's views, float32 ``[N, S]``: to be reduced as the scores of these views are. The plan's views
+    are steps of the sampler. order: the choice of a step's positions counts with the first of its tokens."""
+    values = torch.where(plan.scored, batch.sampler_logprob[plan.row], 0.0)
+    if order:
+        view = torch.arange(len(plan))
+        values[view, plan.scored.int().argmax(1)] += batch.select_logprob[plan.row, plan.step]
+    return values

@@ -72,7 +72,7 @@ class Method(BaseModel):
 
     correction: Correction | None = Field(
         default=None,
-        description="weigh each rollout by how much likelier the policy now makes it than the one that drew it; with key most",
+        description="weigh rollouts by how much likelier the policy makes them than the one that drew them; with keys per, most",
     )
     approximations: tuple[Approximation, ...] = Field(
         default=(),
@@ -114,6 +114,7 @@ class Method(BaseModel):
             and not self.needs_reference
             and self.objective.known_on_policy
             and self.estimator.linear
+            and (self.correction is None or self.correction.per == "trajectory")
         )
 
     @property
@@ -150,7 +151,7 @@ def forwards(method: Method, sampler: SamplerSpec, group_size: int, prompts: int
         "rollout": rows * sampler.steps,
         "old": old,
         "reference": distinct * views if method.needs_reference else 0,
-        "correction": rows * sampler.steps if method.correction is not None else 0,
+        "correction": rows * sampler.steps if method.correction and method.correction.per == "trajectory" else 0,
         "train": passes * views,
         "views_per_pass": views,
     }

@@ -132,13 +132,13 @@ def _describe(run: RunData, name: str, tokens: Table, texts: Table, count: int) 
 
 def _seconds(run: RunData) -> str | None:
     """Wall time of the run, as text: by its summary, or of the updates so far."""
-    known = run.summary.get("wall_seconds")
+    known, curves = run.summary.get("wall_seconds"), run.curves["values"]
+    beside = ("rollout", "reward") if "seconds/waiting" in curves else ()  # drawn ahead: while the rest went on
     if isinstance(known, Mapping):
-        parts = [value for name, value in known.items() if name != "total" and isinstance(value, (int, float))]
-        return duration(known.get("total", sum(parts)))
-    phases = [
-        run.curves["values"].get(f"seconds/{name}", []) for name in ("rollout", "reward", "train", "eval", "save")
-    ]
+        own = {name: value for name, value in known.items() if name not in ("total", *beside)}
+        return duration(known.get("total", sum(value for value in own.values() if isinstance(value, (int, float)))))
+    names = [name for name in ("rollout", "reward", "waiting", "train", "eval", "save") if name not in beside]
+    phases = [curves.get(f"seconds/{name}", []) for name in names]
     total = sum(value for values in phases for value in values if value is not None)
     buckets = len(run.curves["x"])
     return duration(total * run.updates / buckets) if total else None

@@ -27,7 +27,7 @@ _NO_JSON = (ValueError, RecursionError)
 _NO_YAML = (*_NO_JSON, yaml.YAMLError, OSError, AttributeError, KeyError, TypeError)
 _SECTIONS = ("model", "data", "rollout", "method", "optim", "train", "eval")
 _LARGEST, _SMALLEST = (
-    {"ratio_max", "weight_max", "score_max", "sampler_gap_max", "first_pass_gap"},
+    {"ratio_max", "weight_max", "score_max", "sampler_gap_max", "first_pass_gap", "lag", "correction/log_ratio_max"},
     {"ratio_min", "weight_min", "score_min"},
 )
 

@@ -235,17 +235,44 @@ _FIXED = (
         "of the published elements that a step changed; 0: lr is below what the type can hold",
         zero=True,
     ),
+    Panel(
+        OPTIMIZER,
+        "version lag",
+        ("lag",),
+        "updates",
+        "by which the weights that drew a batch are older than those that learn from it",
+        zero=True,
+    ),
+    Panel(
+        OPTIMIZER,
+        "correction",
+        ("correction/weight", "correction/cut", "correction/effective_share"),
+        note="mean weight of a rollout or unit, share of weights that were cut, and the share of them that the rest amounts to",
+        labels=("weight", "cut", "effective share"),
+        zero=True,
+    ),
+    Panel(OPTIMIZER, "largest log-ratio", ("correction/log_ratio_max",), "nats", "policy against what drew", zero=True),
     Panel(OPTIMIZER, "skipped updates", ("skipped",), note="1: no rollout had a gradient", kind="spikes", zero=True),
     Panel(
         TIME,
         "seconds per update",
         ("seconds/rollout", "seconds/reward", "seconds/train"),
         "s",
-        "by phase; the areas add up. Evaluations and saving come between updates and stand by themselves",
+        "by phase; the areas add up, unless batches are drawn ahead (rollout.async_depth): then rollout and reward go on beside train. "
+        "Evaluations and saving come between updates and stand by themselves",
         labels=("rollout", "reward", "train"),
         kind="stack",
         zero=True,
     ),
+    Panel(
+        TIME,
+        "waiting for a batch",
+        ("seconds/waiting",),
+        "s",
+        "of batches drawn ahead: what drawing and grading were not hidden behind learning",
+        zero=True,
+    ),
+    Panel(TIME, "overlap", ("overlap",), "share", "of drawing and grading that was hidden behind learning", zero=True),
     Panel(TIME, "seconds of evaluation", ("seconds/eval",), "s", kind="spikes", zero=True),
     Panel(TIME, "seconds of saving", ("seconds/save",), "s", kind="spikes", zero=True),
     Panel(
@@ -267,8 +294,8 @@ _OF_WORKERS = {
     "waiting": "pieces of work per sampler when drawing began; below 2, the slowest is waited for",
 }
 
-# The first is drawn with the held-out accuracy, the second is one number, said in the head.
-_ELSEWHERE = {"outcome", "seconds/warm_start"}
+# The first is drawn with the held-out accuracy, the second is one number, said in the head, the third the sum of its phases.
+_ELSEWHERE = {"outcome", "seconds/warm_start", "seconds/update"}
 
 
 def panels(metrics: Collection[str], warm_start: Collection[str]) -> list[dict[str, Any]]:

@@ -99,7 +99,7 @@ class Session:
 
     def update(self, update: int) -> dict[str, Any]:
         """One batch of rollouts and the optimizer steps on it; writes its rows, and returns the one of ``metrics.jsonl``."""
-        recipe = self.setup.recipe
+        recipe, began = self.setup.recipe, time.perf_counter()
         found = self._collected(update)
         batch, row = found.batch, dict(found.metrics)
         ratios = TokenRatios(recipe.method.estimator.unit)
@@ -116,6 +116,7 @@ class Session:
             texts = {prompt.prompt_id: prompt.text for prompt in self.setup.train.prompts}
             self._keep(file_of(self.folder.path, update), batch, texts, extras=found.extras, ratios=ratios)
         self.folder.append("metrics.jsonl", [{"update": update, **row}])
+        self.clock.row["seconds/update"] = time.perf_counter() - began
         self.folder.append("timing.jsonl", [{"update": update, **self.clock.row}])
         self.progress.updates = update + 1
         self._track({**row, **self.clock.row})
@@ -130,6 +131,8 @@ class Session:
         else:
             with self.clock.timed("waiting"):
                 found = self.ahead.take(update)
+            drawing = max(1e-9, sum(found.clock.total.values()))
+            self.clock.row["overlap"] = max(0.0, 1.0 - self.clock.row["seconds/waiting"] / drawing)
         self.clock.merge(found.clock)
         self.progress.rollout_forwards += found.forwards
         return found

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rl.backends import TrainingError
-from rl.correction import Correction, log_ratios
+from rl.correction import Correction, log_ratios, recorded
 from rl.learner import Learner
 from rl.learners import LearnerGroup
 from rl.likelihood import Estimate, Trajectory
@@ -37,6 +37,7 @@ class Derivative:
     old: Estimate
     units: Units  # what the objective saw, without its gradient
     distance: Tensor | None  # the KL term per unit
+    drift: Tensor | None  # log-ratio of old to what drew, per unit, where each is corrected
 
 
 def differentiate(
@@ -73,6 +74,12 @@ def differentiate(
         distance = _distance(method, batch, new.value, anchor)
     if distance is not None:
         per_unit = per_unit + method.kl.beta * distance
+    drift = None
+    if method.correction is not None and method.correction.per == "unit":
+        order = getattr(method.estimator, "order", False)
+        then = reduce(recorded(plan, batch.rollouts, order=order).to(leaf.device)).value
+        drift = before.value - then
+        per_unit = per_unit * method.correction.weights(drift)
     loss = reduce_loss(per_unit, new.weight, scale.to(leaf.device))
     if not torch.isfinite(loss):
         raise TrainingError(f"the loss is {float(loss.detach())}")
@@ -89,6 +96,7 @@ def differentiate(
         old=before,
         units=replace(units, new=value),
         distance=None if distance is None else distance.detach(),
+        drift=drift,
     )
 
 
@@ -148,7 +156,7 @@ def train_step(
     work = batch.rows(picked)
     scale = row_scale(method.reduction, count[picked], units, rows)
 
-    if method.correction is not None:
+    if method.correction is not None and method.correction.per == "trajectory":
         scale = scale * _corrected(learner, method.correction, work, metrics)
 
     passes = method.inner_passes
@@ -179,6 +187,8 @@ def train_step(
             olds[which] = values
         if number == 0:
             _compare_with_sampler(metrics, method, work, frozen.plan, values)
+            if method.correction is not None and result.drift is not None:
+                method.correction.log(metrics, result.drift[result.new.mask])
         _log_pass(metrics, method, result, values, frozen.plan)
         if watch is not None:
             watch(picked, result.new, result.old)
@@ -194,16 +204,8 @@ def _corrected(learner: Learner | LearnerGroup, correction: Correction, work: Sc
         return learner.score(work.rollouts, plan, law)
 
     ratio = log_ratios(score, work.rollouts).cpu()
-    weight = correction.weights(ratio)
-    if not torch.isfinite(weight).all():
-        raise TrainingError("method.correction: the log-probability of a trajectory is not a number")
-    metrics.mean("correction/weight", weight)
-    metrics.mean("correction/cut", ratio.exp() > correction.most)
-    metrics.largest("correction/log_ratio_max", float(ratio.abs().max()))
-    metrics.set(
-        "correction/effective_share", float(weight.sum() ** 2 / (len(weight) * (weight**2).sum()).clamp(min=1e-30))
-    )
-    return weight
+    correction.log(metrics, ratio)
+    return correction.weights(ratio)
 
 
 @dataclass(frozen=True, eq=False)

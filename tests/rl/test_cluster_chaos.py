@@ -27,7 +27,7 @@ def disturbed(folder: Path, settings: list[str], kills: list[tuple[int, str]]) -
         ) as driver:
             while kills:
                 after, what = kills.pop(0)
-                wait_for(folder / "hurt", after)
+                wait_for(folder / "hurt", after, 300)
                 if what == DRIVER:
                     below = children(driver.pid)
                     driver.kill()
@@ -66,7 +66,7 @@ def test_a_sampler_and_the_learner_are_killed_and_the_run_is_that_of_one_process
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("depth", [0, 1])
 def test_twenty_updates_of_chaos(folder: Path, depth: int) -> None:
     """Samplers are killed three times, a grader once, a rank of the learners once, and the driver once."""

@@ -124,8 +124,8 @@ def kill(driver: int, title: str, run: Path, after: int) -> None:
     os.kill(victim, signal.SIGKILL)
 
 
-def wait_for(run: Path, updates: int) -> None:
-    until = time.monotonic() + 120
+def wait_for(run: Path, updates: int, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
     path = run / "metrics.jsonl"
     while not path.is_file() or len(path.read_text().splitlines()) < updates:
         assert time.monotonic() < until, f"{run} does not come to update {updates}"

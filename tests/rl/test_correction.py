@@ -11,7 +11,7 @@ from rl.likelihood import Trajectory
 from rl.masks import MaskPlan
 from rl.method import Method
 from rl.scored import ScoredBatch
-from rl.step import train_step
+from rl.step import differentiate, train_step
 from rollouts.spec import SamplerSpec, Selection
 from rollouts.trajectory import RolloutBatch
 from tests.oracles.batches import force, score
@@ -132,6 +132,40 @@ def test_what_is_logged_and_that_any_estimator_can_be_corrected() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("estimator", [{"unit": "token"}, {"unit": "step", "order": True}])
+@pytest.mark.parametrize("more", [{}, {"inner_passes": 2, "objective": {"kind": "clipped"}}, {"kl": {"beta": 0.2}}])
+def test_each_unit_weighs_what_its_own_ratio_is(estimator: dict[str, Any], more: dict[str, Any]) -> None:
+    """The loss of a unit times its weight; the weights by the law of the policy that drew, scored anew."""
+    spec = SamplerSpec(canvas=4, block=2, steps=4)
+    old, new = two_policies()
+    law = enumerate_law(old, PROMPT, spec)
+    batch = force(old, [PROMPT] * len(law), spec, [outcome.scripts[0] for outcome in law.values()])
+    whole = Trajectory(**estimator)
+    _, _, then = score(old, whole, batch)
+    plan, _, now = score(new, whole, batch)
+    wanted = (now.value - then.value).detach().exp().clamp(max=1.3)
+    method = method_of({"kind": "trajectory", **estimator}, 1.3, correction={"per": "unit", "most": 1.3}, **more)
+    assert not method.on_policy
+    f = torch.linspace(-1.0, 2.0, len(batch))
+    rows = ScoredBatch(batch, f, f).with_advantage(f)
+    learner = make_learner(new, micro_batch=7)
+    if method.needs_reference:
+        learner.freeze_reference("start")
+    scale = torch.full((len(batch),), 0.5)
+    values = learner.score(batch, plan, whole.scoring_law(spec, tuple(new.forbidden_ids)))
+    reference = values + 0.1 if method.needs_reference else None
+    ours = differentiate(method, rows, plan, values, None, reference, scale)
+    plain = differentiate(method.model_copy(update={"correction": None}), rows, plan, values, None, reference, scale)
+    # Without KL and at new = old the derivative of a unit is -advantage * scale.
+    assert ours.drift is not None
+    torch.testing.assert_close(ours.drift[now.mask].exp().clamp(max=1.3), wanted[now.mask], rtol=1e-4, atol=1e-5)
+    by_step = wanted[plan.row, plan.step][:, None].expand_as(values) if whole.unit == "step" else wanted[plan.row]
+    torch.testing.assert_close(ours.cotangent, plain.cotangent * by_step, rtol=1e-4, atol=1e-6)
+    row = train_step(learner, rows, method, seed=0, step=1).result()
+    assert row["correction/weight"] == pytest.approx(float(wanted[now.mask].mean()), rel=1e-4)
+    assert 0 < row["correction/cut"] < 1
+
+
 def problems(selection: Selection = "confidence", temperature: float = 1.0, **more: Any) -> list[str]:
     spec = SamplerSpec(canvas=8, block=4, steps=4, selection=selection, temperature=temperature)
     method = Method.model_validate({"correction": {}, "approximations": ["order_conditional"], **more})
@@ -151,6 +185,9 @@ def test_what_cannot_be_corrected_is_refused() -> None:
     weighted = {"kind": "weighted_ce"}
     found = problems(estimator=sums, objective=weighted, advantage="group_centered", approximations=names)
     assert any(said.startswith("correction: the loss of weighted_ce") for said in found)
+    for wrong in ({"segments": 2}, {"law": "raw"}, {"unit": "sequence"}, {"kind": "mean_field"}):
+        found = problems(estimator={"kind": "trajectory", **wrong}, correction={"per": "unit"}, approximations=names)
+        assert any(said.startswith("correction.per: the sampler recorded tokens and steps") for said in found)
     answers = {"kind": "x0_action", "sample_steps": 2}
     found = problems(estimator=answers, objective={"kind": "stepwise"}, advantage="stepwise", approximations=names)
     assert any("correction: stepwise advantages" in said for said in found)
