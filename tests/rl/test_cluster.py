@@ -12,8 +12,11 @@ import torch
 
 from rl.config import Recipe, load_recipe
 from rl.learner import Learner
+from rl.masks import PlanKey
+from rl.own_plan import plan_of
 from rl.step import train_step
-from rollouts.models import load_policy
+from rollouts.law import RAW
+from rollouts.models import load_policy, save_policy
 from rollouts.strategy import Here
 from tests.oracles.training import PROMPTS, SPEC, batch_for, preset_of, tiny_folder
 
@@ -34,6 +37,8 @@ FAMILIES = {
     "pairs": "vrpo",
     "hints": "igpo",
 }
+# Each with one pass, after which the first moment is the gradient; and one that scores again what it has moved.
+RUNS = [*((name, 1) for name in FAMILIES.values()), ("espo", 2)]
 OPTIM = {"lr": 1e-3, "max_grad_norm": 1e9}
 
 
@@ -82,11 +87,11 @@ def workers(folder: Path, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_are_one_learner(stage: int, folder: Path, workers: Any) -> None:
-    """Loss and gathered gradient of each family of methods; then state, resume and weights."""
+def test_two_ranks_are_one_learner(stage: int, folder: Path, workers: Any, tmp_path: Path) -> None:
+    """Loss and gathered gradient of each family of methods; then state, resume, and the scores of what is saved."""
     cluster = workers(learners=2, zero_stage=stage)
-    for name in FAMILIES.values():
-        method = preset_of(name)
+    for name, passes in RUNS:
+        method = preset_of(name, passes=passes)
         policy = load_policy(folder)
         group = cluster.learner(policy, "optim", 10, 4)
         group.pull()  # what the family before left
@@ -120,6 +125,16 @@ def test_two_ranks_are_one_learner(stage: int, folder: Path, workers: Any) -> No
     assert train_step(again, batch, method, seed=3, step=1).result() == on  # a resumed run is the undisturbed one
     assert all(torch.equal(after[name], value) for name, value in again.state()[0]["weights"].items())
     assert any(not torch.equal(after[name], value) for name, value in kept.items())
+    # What `unmask export` starts from: the folder that a run ends with computes what the ranks compute.
+    again.pull()
+    save_policy(again.policy, tmp_path / "model")
+    saved = Learner(load_policy(tmp_path / "model"), cluster.recipe.optim, total_steps=1, micro_batch=4)
+    assert batch.advantage is not None
+    plan = plan_of(method.estimator, batch.rollouts, batch.advantage, PlanKey(3, 0))
+    scores = [learner.score(batch.rollouts, plan, RAW) for learner in (again, saved)]
+    torch.testing.assert_close(*scores, rtol=0, atol=2e-6)
+    untrained = Learner(load_policy(folder), cluster.recipe.optim, total_steps=1, micro_batch=4)
+    assert (untrained.score(batch.rollouts, plan, RAW) - scores[0]).abs().max() > 1e-3
 
 
 def options(**more: Any) -> dict[str, Any]:
