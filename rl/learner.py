@@ -230,8 +230,11 @@ class Learner:
             yield
 
     @contextmanager
-    def weights(self, named: dict[str, Tensor]) -> Iterator[None]:
-        """Within the block the policy has these trainable weights (of a checkpoint)."""
+    def weights(self, named: dict[str, Tensor] | None = None) -> Iterator[None]:
+        """Within the block the policy has these trainable weights (of a checkpoint); by default its own."""
+        if named is None:
+            yield
+            return
         with self.backend.holding([self.backend.part_of(i, named[name]) for i, name in enumerate(self.names)]):
             yield
 
@@ -263,9 +266,6 @@ class Learner:
     def trained(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The trainable weights, whole, by name: those of these names, or all."""
         return self._whole(self.backend.parts(), names)
-
-    def pull(self) -> None:
-        """The policy of this process is the one that trains; a `LearnerGroup` brings it up to date here."""
 
     def _whole(self, parts: Sequence[Tensor], names: Sequence[str] | None = None) -> dict[str, Tensor]:
         wanted = set(self.names if names is None else names)

@@ -123,7 +123,7 @@ def in_pieces(sizes: Mapping[str, int], most: int) -> list[list[str]]:
 
 
 class LearnerGroup:
-    """Ranks that act as one learner. policy: the driver's own copy, whose trainable weights are brought up to date by `pull`."""
+    """Ranks that act as one learner. policy: the driver's own, which needs no weights: it has some within `weights`."""
 
     def __init__(self, policy: Any, crew: Crew, *, section: str, total_steps: int, micro_batch: int) -> None:
         """section: of the recipe whose optimizer this is, "optim" or "warm_start"."""
@@ -186,13 +186,6 @@ class LearnerGroup:
 
     # -- weights and checkpoints ----------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def pull(self) -> None:
-        """The driver's copy takes the trained weights."""
-        trained = self._everywhere("trained")[0]
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            parameter.copy_(trained[name])
-
     def publish(self) -> list[tuple[Any, str]]:
         """The trainable weights as they are now, for samplers to take at any later time: bounded pieces of (what `Crew.share` would
         give, their fingerprint)."""
@@ -201,12 +194,13 @@ class LearnerGroup:
         return [self.crew.keep("publish", names) for names in pieces]
 
     @contextmanager
-    def weights(self, named: dict[str, Tensor]) -> Iterator[None]:
-        """Within the block the driver's copy has these trainable weights (of a checkpoint)."""
+    def weights(self, named: dict[str, Tensor] | None = None) -> Iterator[None]:
+        """Within the block the driver's copy has these trainable weights (of a checkpoint); by default those of the ranks."""
+        tensors: dict[str, Tensor] = self._everywhere("trained")[0] if named is None else named
         own = [p.data for p in self.parameters]
         try:
             for name, parameter in zip(self.names, self.parameters, strict=True):
-                parameter.data = named[name].to(parameter.device)
+                parameter.data = tensors[name].to(parameter.device, parameter.dtype)
             yield
         finally:
             for parameter, data in zip(self.parameters, own, strict=True):

@@ -52,7 +52,13 @@ def train(
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, provided=[name for name, value in given.items() if value is not None])
     start = open_run(recipe, resume)
-    setup = set_up(start.recipe, reward_funcs=reward_funcs, train_dataset=train_dataset, eval_dataset=eval_dataset)
+    setup = set_up(
+        start.recipe,
+        reward_funcs=reward_funcs,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        hollow=start.recipe.cluster.backend != "local",
+    )
     return _run(setup, start, reporter, "train", _train, accept_changes)
 
 
@@ -68,7 +74,8 @@ def sft(
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, command="sft")
     start = open_run(recipe, resume, "sft")
-    return _run(set_up(start.recipe), start, reporter, "sft", _sft, accept_changes)
+    setup = set_up(start.recipe, hollow=start.recipe.cluster.backend != "local")
+    return _run(setup, start, reporter, "sft", _sft, accept_changes)
 
 
 def _run(

@@ -270,8 +270,8 @@ class Session:
 
     def finish(self) -> Run:
         """Final weights, those of the best checkpoint where one was asked for, and the summary."""
-        self.learner.pull()
-        save_weights(self.setup, self.folder.path)
+        with self.learner.weights():
+            save_weights(self.setup, self.folder.path)
         best = self.progress.best
         if best is not None and self.setup.recipe.save.best_by:
             saved = checkpoint.read(self.folder.path / CHECKPOINTS / checkpoint.name_of(best["update"]))

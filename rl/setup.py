@@ -58,8 +58,9 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_model(model: ModelConfig, *, seed: int, trainable: bool = True) -> Policy:
-    """The policy of a recipe, on the GPU where there is one. trainable: False freezes it and holds it in its dtype."""
+def load_model(model: ModelConfig, *, seed: int, trainable: bool = True, hollow: bool = False) -> Policy:
+    """The policy of a recipe, on the GPU where there is one. trainable: False freezes it and holds it in its dtype. hollow: without
+    weights, as `rollouts.models.load_policy` says, and on no GPU."""
     lora = None if model.lora is None else LoraSpec(r=model.lora.r, alpha=model.lora.alpha, targets=model.lora.targets)
     options: dict[str, Any] = {
         "dtype": model.dtype,
@@ -68,7 +69,8 @@ def load_model(model: ModelConfig, *, seed: int, trainable: bool = True) -> Poli
         "adapter": model.adapter,
         "quantization": model.quantization,
         "gradient_checkpointing": model.gradient_checkpointing,
-        "device": default_device(),
+        "device": "cpu" if hollow else default_device(),
+        "hollow": hollow,
         "seed": seed,
         "trainable": trainable,
     }
@@ -97,11 +99,12 @@ def set_up(
     train_dataset: Any = None,
     eval_dataset: Any = None,
     trainable: bool = True,
+    hollow: bool = False,
 ) -> Setup:
     """Load everything a recipe names. Rewards first (quick), then data and model.
 
     reward_funcs, train_dataset, eval_dataset: Python objects in place of (rewards: in addition to) what the recipe names.
-    trainable: False for what only evaluates.
+    trainable: False for what only evaluates. hollow: the policy's weights are with workers, and are not loaded here.
     """
     extra = [reward_funcs] if callable(reward_funcs) else list(reward_funcs or [])
     rewards = load_rewards([*(entry.model_dump() for entry in recipe.rewards), *extra], base=Path.cwd())
@@ -112,7 +115,7 @@ def set_up(
     best_by = recipe.save.best_by
     if rewards and best_by is not None and best_by not in names:
         raise RewardError(f"save.best_by: '{best_by}' is none of the rewards {', '.join(names)}")
-    policy = load_model(recipe.model, seed=recipe.train.seed, trainable=trainable)
+    policy = load_model(recipe.model, seed=recipe.train.seed, trainable=trainable, hollow=hollow)
     unknown = [token for token in recipe.rollout.forbid if token >= policy.vocab_size]
     if unknown:
         raise DataError(f"rollout.forbid: {unknown} are no token ids; the vocabulary has {policy.vocab_size}")

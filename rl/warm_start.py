@@ -21,8 +21,8 @@ def warm_up(session: Session, asked: Any = None) -> None:
             learner = run_sft(session, asked=asked)
         if progress.sft_steps < recipe.warm_start.steps:
             return
-        learner.pull()
-        save_weights(session.setup, session.folder.path / "warm_start")
+        with learner.weights():
+            save_weights(session.setup, session.folder.path / "warm_start")
     progress.warmed = True
     if recipe.method.needs_reference:
         session.learner.freeze_reference(recipe.method.kl.reference)

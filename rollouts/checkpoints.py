@@ -126,6 +126,7 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     place: Callable[[nn.Module, str, torch.Tensor], bool] | None = None,
+    hollow: bool = False,
 ) -> None:
     """Fill a model built on the meta device from a checkpoint in official names.
 
@@ -134,6 +135,7 @@ def load_weights(
         device, dtype: where the parameters go, and as what.
         place: called with (module, leaf name, tensor on the CPU) first; True means that it has stored the tensor
             itself, which is how quantised layers are filled.
+        hollow: check the checkpoint, and read nothing: parameters are NaN of their shapes and take no memory.
 
     Raises:
         ModelError: missing, unexpected or wrongly shaped tensors, each named.
@@ -145,7 +147,11 @@ def load_weights(
     found = list_tensors(folder)
     _check_names(model, family, folder, {names[ours]: tuple(p.shape) for ours, p in wanted.items()}, found)
     by_file: dict[Path, list[tuple[str, str]]] = {}
-    for ours, official in names.items():
+    for ours, parameter in wanted.items() if hollow else ():
+        path, _, leaf = ours.rpartition(".")
+        one = torch.full((), float("nan"), dtype=dtype).expand(parameter.shape)
+        setattr(model.get_submodule(path), leaf, nn.Parameter(one))
+    for ours, official in names.items() if not hollow else ():
         by_file.setdefault(found[official][0], []).append((ours, official))
     for file, pairs in by_file.items():
         with safe_open(file, framework="pt") as reader:

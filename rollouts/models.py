@@ -157,6 +157,7 @@ def load_policy(
     gradient_checkpointing: bool = False,
     device: str | torch.device = "cpu",
     trainable: bool = True,
+    hollow: bool = False,
     seed: int = 0,
 ) -> Policy:
     """Load a checkpoint in its official format as a `Policy`, in train mode with every dropout at 0.
@@ -175,6 +176,7 @@ def load_policy(
         gradient_checkpointing: recompute each layer in the backward pass.
         device: where everything goes.
         trainable: False freezes all parameters and holds them in `dtype` (rollout workers, references).
+        hollow: the checkpoint is checked and not read; the base weights are NaN and take no memory (a driver whose workers have them).
         seed: stream of the fresh adapter's weights.
 
     Raises:
@@ -192,8 +194,9 @@ def load_policy(
     model.name_or_path = str(path)
     adapted = lora is not None or adapter is not None
     held = torch.float32 if trainable and not adapted else compute
-    place = quantize_layers(model, compute, target) if quantization == "nf4" else None
-    checkpoints.load_weights(model, row, folder, device=target, dtype=held, place=place)
+    packed = quantization == "nf4"
+    place = quantize_layers(model, compute, target) if packed and not hollow else None
+    checkpoints.load_weights(model, row, folder, device=target, dtype=held, place=place, hollow=hollow)
     model.to(target)  # pyright: ignore[reportArgumentType]  # the rotary tables; everything else is there already
     ids = special_ids(row, config, tokenizer, model.config.vocab_size, where)
     wrapped: nn.Module = model
@@ -206,7 +209,7 @@ def load_policy(
         checkpoint_layers(model)
     if not trainable:
         wrapped.requires_grad_(False)
-    policy = Policy(wrapped, tokenizer, row, ids, config, compute, quantized=place is not None)
+    policy = Policy(wrapped, tokenizer, row, ids, config, compute, quantized=packed)
     return policy.train()
 
 

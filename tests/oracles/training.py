@@ -203,6 +203,15 @@ def make_learner(policy: Any, *, micro_batch: int = 9, total_steps: int = 10, **
     return Learner(policy, OptimConfig(**settings), total_steps=total_steps, micro_batch=micro_batch)
 
 
+@torch.no_grad()
+def pull(group: Any) -> None:
+    """The driver's own policy takes the ranks' weights, to compare with or to draw from."""
+    with group.weights():
+        found = copies(group.parameters)
+    for parameter, value in zip(group.parameters, found, strict=True):
+        parameter.copy_(value)
+
+
 class Recorder:
     """Takes the place of the learner's optimizer step: keeps gradient and weights of every pass, then moves the weights by a fixed
     amount (so that passes of two learners meet at the same weights), or lets the optimizer move them."""

@@ -18,7 +18,7 @@ from rl.step import train_step
 from rollouts.law import RAW
 from rollouts.models import load_policy, save_policy
 from rollouts.strategy import Here
-from tests.oracles.training import PROMPTS, SPEC, batch_for, preset_of, tiny_folder
+from tests.oracles.training import PROMPTS, SPEC, batch_for, preset_of, pull, tiny_folder
 
 ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")
 pytest.importorskip("deepspeed", reason="needs the extra 'cluster'")
@@ -94,7 +94,7 @@ def test_two_ranks_are_one_learner(stage: int, folder: Path, workers: Any, tmp_p
         method = preset_of(name, passes=passes)
         policy = load_policy(folder)
         group = cluster.learner(policy, "optim", 10, 4)
-        group.pull()  # what the family before left
+        pull(group)  # what the family before left
         single = Learner(load_policy(folder), cluster.recipe.optim, total_steps=10, micro_batch=4)
         for mine, theirs in zip(single.parameters, group.parameters, strict=True):
             mine.data.copy_(theirs)
@@ -126,7 +126,7 @@ def test_two_ranks_are_one_learner(stage: int, folder: Path, workers: Any, tmp_p
     assert all(torch.equal(after[name], value) for name, value in again.state()[0]["weights"].items())
     assert any(not torch.equal(after[name], value) for name, value in kept.items())
     # What `unmask export` starts from: the folder that a run ends with computes what the ranks compute.
-    again.pull()
+    pull(again)
     save_policy(again.policy, tmp_path / "model")
     saved = Learner(load_policy(tmp_path / "model"), cluster.recipe.optim, total_steps=1, micro_batch=4)
     assert batch.advantage is not None
@@ -163,7 +163,7 @@ def test_workers_draw_with_the_learners_weights(folder: Path, workers: Any) -> N
     train_step(group, batch_for(policy, method), method, seed=3, step=0)
     before = Here(policy).sample(PROMPTS, SPEC, pad_to=8, **options())
     ours = cluster.samplers.sample(PROMPTS, SPEC, pad_to=8, **options())
-    group.pull()
+    pull(group)
     after = Here(policy).sample(PROMPTS, SPEC, pad_to=8, **options())
     assert same(ours, after)
     assert not torch.equal(before.raw_logprob, after.raw_logprob)
@@ -177,7 +177,7 @@ def test_weights_of_a_moment_stay_what_they_were_whoever_dies(folder: Path, work
     method = preset_of("order_grpo")
     group, batch = cluster.learner(policy, "optim", 10, 4), batch_for(policy, method)
     train_step(group, batch, method, seed=3, step=0)
-    group.pull()
+    pull(group)
     then, leave = Here(policy).sample(PROMPTS, SPEC, pad_to=8, **options()), Event()
     pinned = cluster.pinned(leave)
     train_step(group, batch, method, seed=3, step=1)

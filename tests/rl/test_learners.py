@@ -23,7 +23,7 @@ from rl.sft_losses import Denoising
 from rl.step import train_step
 from rollouts.law import Law
 from rollouts.worker import fingerprint
-from tests.oracles.training import batch_for, distance, make_batch, make_learner, preset_of, tiny_policy, trained
+from tests.oracles.training import batch_for, distance, make_batch, make_learner, preset_of, pull, tiny_policy, trained
 
 TOLERANCE = 1e-6
 OPTIM = OptimConfig(lr=1e-3, max_grad_norm=1e9)
@@ -140,7 +140,7 @@ def test_state_and_weights_come_back() -> None:
     group, crew = group_of(2)
     train_step(group, batch, method, seed=3, step=0)
     tensors, rest = group.state()
-    group.pull()
+    pull(group)
     assert all(torch.equal(a, b) for a, b in zip(trained(group.policy), crew.ranks[1].learner.parameters, strict=True))  # type: ignore[union-attr]
     other, far = group_of(3)
     other.load_state(tensors, rest)

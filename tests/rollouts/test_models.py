@@ -23,6 +23,7 @@ from rollouts.models import (
 )
 from rollouts.tiny import build_tiny
 from tests.oracles.llada_reference import llada_logits
+from tests.oracles.training import tiny_folder
 from tests.rollouts.small_models import (
     SMALL,
     all_logits,
@@ -374,3 +375,23 @@ def test_importing_the_room_is_light() -> None:
     code = "import rollouts.models, rollouts.tiny, sys; print('transformers' in sys.modules, 'peft' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(r=4, alpha=8)])
+def test_a_hollow_policy_has_every_name_and_no_weight(lora: LoraSpec | None, tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "model")
+    whole, hollow = (load_policy(folder, lora=lora, hollow=hollow) for hollow in (False, True))
+    for (name, real), (same, empty) in zip(whole.named_parameters(), hollow.named_parameters(), strict=True):
+        assert (name, real.shape, real.dtype, real.requires_grad) == (
+            same,
+            empty.shape,
+            empty.dtype,
+            empty.requires_grad,
+        )
+        adapter = ".lora_" in name
+        assert bool(empty.isnan().all()) == (not adapter)
+        assert empty.untyped_storage().nbytes() <= (real.nbytes if adapter else 4)
+    assert (hollow.vocab_size, hollow.mask_id, hollow.device) == (whole.vocab_size, whole.mask_id, whole.device)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(ModelError):
+        load_policy(folder, lora=lora, hollow=True)
