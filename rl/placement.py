@@ -133,6 +133,12 @@ def _not_joined(address: str | None, error: Exception) -> str:
         )
     if address is None:
         return f"cluster: Ray did not start on this machine ({cause(error)}); its own logs are in /tmp/ray/session_latest/logs"
+    if "Failed to connect to Ray cluster" in str(error):  # that it had no token, Ray prints, and does not raise
+        return (
+            f"cluster.address: Ray could not join the cluster at {address} ({cause(error)}). If a line above speaks of a token: copy "
+            "~/.ray/auth_token of the first machine to this one, or start all with RAY_AUTH_MODE=disabled; if not, the cluster has "
+            "ended: start one with `ray start --head`"
+        )
     return (
         f"cluster.address: no Ray cluster answers at {address} ({cause(error)}); start one with `ray start --head`, or leave "
         "address out to start one here"
