@@ -27,7 +27,10 @@ from ray._private.utils import check_version_info  # noqa: E402
 from ray.exceptions import ActorDiedError, RayTaskError  # noqa: E402
 
 from rl import placement  # noqa: E402
+from rl.backends import TrainingError  # noqa: E402
 from rl.learners import ClusterError  # noqa: E402
+from rl.rank import Rank  # noqa: E402
+from rl.zero import check_compiler  # noqa: E402
 
 pytestmark = pytest.mark.timeout(240)  # each is to say so within a minute; other tests may run beside it
 
@@ -216,6 +219,14 @@ def test_what_a_worker_raised_is_told_whole() -> None:
     assert placement.raised(ActorDiedError()) is None
 
 
+def test_nobody_can_take_the_ranks_meeting_place() -> None:
+    rank = Rank.__new__(Rank)  # its constructor turns this process's words to a file
+    rank.recipe, rank.count = recipe(cluster={"backend": "ray", "learners": 2}), 2
+    port = int(rank.meeting_place().rpartition(":")[2])
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("", port)).close()
+
+
 # -- what stages cannot serve ---------------------------------------------------------------------------------------
 
 
@@ -236,6 +247,14 @@ def test_no_compiler(folder: Path, tmp_path: Path) -> None:
         assert said.startswith(start)
         assert "c++ is not there" in said
         assert "apt-get install g++ ninja-build" in said
+
+
+def test_no_compiler_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that is joined may lack one: then a worker says so."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert recipe(cluster={"backend": "ray", "address": "first:6379", "zero_stage": 1}).cluster.zero_stage == 1
+    with pytest.raises(TrainingError, match=r"c\+\+ is not there; install g\+\+"):
+        check_compiler()
 
 
 @pytest.mark.parametrize(

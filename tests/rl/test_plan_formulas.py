@@ -153,6 +153,7 @@ def test_shares_of_the_busiest() -> None:
     clusters = apart(3, 0), apart(3, 1), apart(3, 2, offload=True)
     assert [layout.optimizer_scratch(LORA, one) for one in clusters] == [1200, 400, 0]
     assert layout.largest(lambda n: n * n, 25, 100) == 5  # what fits exactly, fits
+    assert [layout.even(7, 8), layout.even(11, 16, 4)] == [4, 8]
     assert [layout.speed(one, hardware(1), 0.5) for one in (LORA, PLAIN)] == [500, 50]
 
 
