@@ -135,8 +135,8 @@ def _not_joined(address: str | None, error: Exception) -> str:
         return f"cluster: Ray did not start on this machine ({cause(error)}); its own logs are in /tmp/ray/session_latest/logs"
     if "Failed to connect to Ray cluster" in str(error):  # that it had no token, Ray prints, and does not raise
         return (
-            f"cluster.address: Ray could not join the cluster at {address} ({cause(error)}). If a line above speaks of a token: copy "
-            "~/.ray/auth_token of the first machine to this one, or start all with RAY_AUTH_MODE=disabled; if not, the cluster has "
+            f"cluster.address: Ray could not join the cluster at {address} ({cause(error)}). If a line above speaks of a token: start "
+            "this command with RAY_AUTH_MODE=token, on a machine that has the first one's ~/.ray/auth_token; if not, the cluster has "
             "ended: start one with `ray start --head`"
         )
     return (

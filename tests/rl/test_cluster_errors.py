@@ -139,10 +139,11 @@ def test_a_cluster_of_another_version_and_one_that_wants_a_token(folder: Path, t
         start = ["start", "--head", "--block", f"--port={port}", f"--ray-client-server-port={other}", "--num-cpus=2"]
         start += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={short}"]
         start += ["--min-worker-port=0", "--max-worker-port=0"]
-        log = tmp_path / "head.log"
+        log, token = tmp_path / "head.log", "1" * 64
+        asking = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         with (
             log.open("w") as out,
-            subprocess.Popen([command()[0], "-c", OTHER, *start], stdout=out, stderr=out) as head,
+            subprocess.Popen([command()[0], "-c", OTHER, *start], env=asking, stdout=out, stderr=out) as head,
         ):
             try:
                 until = time.monotonic() + 100
@@ -150,10 +151,12 @@ def test_a_cluster_of_another_version_and_one_that_wants_a_token(folder: Path, t
                     assert head.poll() is None, log.read_text()
                     assert time.monotonic() < until, log.read_text()
                     time.sleep(0.2)
-                said = fails(folder, f"cluster.address=127.0.0.1:{port}")
+                joining = f"cluster.address=127.0.0.1:{port}"
+                said = fails(folder, joining, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
                 assert f"the cluster at 127.0.0.1:{port} runs Ray 2.0.0 on Python" in said
-                said = fails(folder, f"cluster.address=127.0.0.1:{port}", RAY_AUTH_TOKEN="0" * 64)
-                assert "copy ~/.ray/auth_token" in said
+                said = fails(folder, joining, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
+                assert "Ray could not join" in said
+                assert "RAY_AUTH_MODE=token" in said
             finally:
                 below = children(head.pid)
                 head.kill()
