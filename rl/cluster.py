@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any
 
 import ray  # type: ignore[import-not-found]
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError  # type: ignore[import-not-found]
+from ray.exceptions import RayTaskError  # type: ignore[import-not-found]
 from ray.util.placement_group import remove_placement_group  # type: ignore[import-not-found]
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # type: ignore[import-not-found]
 
@@ -24,7 +24,7 @@ from rl.backends import TrainingError
 from rl.config import Recipe
 from rl.graders import RayGraders
 from rl.learners import ClusterError, LearnerGroup, LearnersLostError
-from rl.placement import cause, connect, place
+from rl.placement import LOST, cause, connect, failure, place, started
 from rl.rank import Rank
 from rl.setup import Setup, load_sampler
 from rollouts.spec import SamplerSpec
@@ -37,10 +37,6 @@ TAIL = 15  # lines of a failing worker's log that are shown
 GLANCE = 1.0  # seconds between two looks at whether a request is still wanted
 
 
-# A worker that is gone. Ray ends one itself where a machine's memory runs out.
-LOST = (RayActorError, OutOfMemoryError)
-
-
 class Cluster:
     """The workers of one run."""
 
@@ -49,8 +45,12 @@ class Cluster:
         self.places = place(recipe)
         self.lost = 0  # times in a row that the learners were started anew
         self.restarted = 0  # times in all
-        self.crew = RayCrew(self)
-        self.samplers = RaySamplers(self)
+        try:
+            self.crew = RayCrew(self)
+            self.samplers = RaySamplers(self)
+        except ClusterError:
+            remove_placement_group(self.places.group)  # which ends whatever stands in it
+            raise
         self.graders: RayGraders | None = None
 
     def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> LearnerGroup:
@@ -111,6 +111,10 @@ class Cluster:
             .remote(*arguments, log=self._log(name))
         )
 
+    def started(self, calls: Sequence[Any], names: Sequence[str]) -> list[Any]:
+        """As `rl.placement.started`, in the time of the recipe."""
+        return started(calls, names, self.recipe.cluster.start_timeout, self.tail)
+
     def _log(self, name: str) -> str:
         return str((self.logs / f"{name}.log").absolute())
 
@@ -154,12 +158,9 @@ class RayCrew:
             self.cluster.actor(Rank, bundle, places.gpus_per_learner, f"learner-{i}", recipe, i, count)
             for i, bundle in enumerate(places.of_learners)
         ]
-        seconds = recipe.cluster.start_timeout
-        try:
-            address = ray.get(self.workers[0].meeting_place.remote(), timeout=seconds)
-            ray.get([worker.join.remote(address) for worker in self.workers], timeout=seconds)
-        except (*LOST, RayTaskError, GetTimeoutError) as error:
-            raise ClusterError(f"the learners did not start: {cause(error)}{self._where(error)}") from error
+        names = [f"learner-{number}" for number in range(count)]
+        (address,) = self.cluster.started([self.workers[0].meeting_place.remote()], names)
+        self.cluster.started([worker.join.remote(address) for worker in self.workers], names)
 
     def __len__(self) -> int:
         return len(self.workers)
@@ -169,30 +170,25 @@ class RayCrew:
 
     def call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         calls = [getattr(worker, verb).remote(*own) for worker, own in zip(self.workers, arguments, strict=True)]
-        with self._lost():
-            _first_failure(calls)
-            return ray.get(calls)
+        self._all_well(calls)
+        return ray.get(calls)
 
     def keep(self, verb: str, *arguments: Any) -> tuple[Any, Any]:
         calls = [getattr(worker, verb).options(num_returns=2).remote(*arguments) for worker in self.workers]
-        with self._lost():
-            _first_failure([small for _, small in calls])
-            return calls[0][0], ray.get(calls[0][1])
+        self._all_well([small for _, small in calls])
+        return calls[0][0], ray.get(calls[0][1])
 
-    @contextmanager
-    def _lost(self) -> Iterator[None]:
-        try:
-            yield
-        except LOST as error:
-            raise LearnersLostError(f"a learner died: {cause(error)}{self._where(error)}") from error
-        except RayTaskError as error:
-            raise TrainingError(f"a learner: {cause(error)}") from error
-
-    def _where(self, error: BaseException) -> str:
-        for number, worker in enumerate(self.workers):
-            if getattr(error, "actor_id", None) == worker._actor_id.hex():
-                return self.cluster.tail(f"learner-{number}")
-        return self.cluster.tail("learner-0")
+    def _all_well(self, calls: Sequence[Any]) -> None:
+        """Wait for a call of every rank. Raises LearnersLostError where one died, TrainingError where one raised."""
+        failed = failure(calls)
+        if failed is None:
+            return
+        number, error = failed
+        if isinstance(error, LOST):
+            raise LearnersLostError(
+                f"a learner died: {cause(error)}{self.cluster.tail(f'learner-{number}')}"
+            ) from error
+        raise TrainingError(f"a learner: {cause(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,10 +214,8 @@ class RaySamplers:
         self._newest = Published(0)
         self.workers = [self._start(number) for number in range(cluster.recipe.cluster.samplers)]
         self.held = [0] * len(self.workers)  # the publication whose weights each has
-        try:
-            ray.get([worker.ready.remote() for worker in self.workers], timeout=cluster.recipe.cluster.start_timeout)
-        except (*LOST, RayTaskError, GetTimeoutError) as error:
-            raise ClusterError(f"the samplers did not start: {cause(error)}{cluster.tail('sampler-0')}") from error
+        names = [f"sampler-{number}" for number in range(len(self.workers))]
+        cluster.started([worker.ready.remote() for worker in self.workers], names)
 
     def _start(self, number: int) -> Any:
         cluster, recipe = self.cluster, self.cluster.recipe
@@ -349,14 +343,6 @@ class Pinned:
         parts = [range(low, min(low + rows, len(batch))) for low in range(0, len(batch), rows)]
         work = [(batch.rows(list(one)), rows) for one in parts]
         return RolloutBatch.concat(self.samplers.done("hint_entropy", work, self.weights, self.leave))
-
-
-def _first_failure(calls: Sequence[Any]) -> None:
-    """Raise what the first rank to fail raised: the others would wait for it until their own time is up."""
-    left = list(calls)
-    while left:
-        done, left = ray.wait(left, num_returns=1)
-        ray.get(done)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from rl.config_schema import ClusterConfig, Recipe
 from rl.sft_losses import MaskAgnostic
+from rl.zero import compiler_problem
 
 # (keys, message, remedy), as `rl.config_checks.Check` takes them.
 Found = tuple[tuple[str, ...], str, str]
@@ -26,6 +27,10 @@ def cluster_problems(recipe: Recipe) -> Iterator[Found]:
     if absent:
         what = f"{' and '.join(absent)}: not installed here"
         yield ("cluster.backend", "cluster.zero_stage"), what, "pip install 'unmask[cluster]'"
+    elif cluster.zero_stage and cluster.address is None:  # the workers will be on this machine
+        lacking = compiler_problem()
+        if lacking is not None:
+            yield ("cluster.zero_stage",), *lacking
     if cluster.offload != "none" and not cluster.zero_stage:
         what = f"{cluster.offload} is offloaded by DeepSpeed, and cluster.zero_stage is 0"
         yield ("cluster.offload", "cluster.zero_stage"), what, "set cluster.zero_stage: 1, or offload: none"

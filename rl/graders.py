@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import ray  # type: ignore[import-not-found]
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError  # type: ignore[import-not-found]
+from ray.exceptions import GetTimeoutError, RayTaskError  # type: ignore[import-not-found]
 
 from rewards.contract import Grades, Reward, TrainerState
-from rl.learners import ClusterError
+from rl.placement import LOST
 from rl.reward_worker import RewardWorker
 
 DIED = "grading: the worker died"
@@ -40,17 +40,16 @@ class RayGraders:
         self.cluster, self.entries = cluster, list(entries)
         self.replaced = 0
         self.workers = [self._start(number) for number in range(cluster.recipe.cluster.reward_workers)]
-        self._wait(self.workers)
+        self._wait(range(len(self.workers)))
 
     def _start(self, number: int) -> Any:
         return self.cluster.free_actor(RewardWorker, f"grader-{number}", self.entries, str(Path.cwd()))
 
-    def _wait(self, workers: Sequence[Any]) -> None:
-        """Until they are there: starting is no grading, and not in its time. Raises what a reward raised while it was loaded."""
-        try:
-            ray.get([worker.ready.remote() for worker in workers], timeout=self.cluster.recipe.cluster.start_timeout)
-        except (RayActorError, GetTimeoutError) as error:
-            raise ClusterError(f"the reward workers did not start: {error}") from error
+    def _wait(self, numbers: Sequence[int]) -> None:
+        """Until they are there: starting is no grading, and not in its time. Raises ClusterError."""
+        self.cluster.started(
+            [self.workers[one].ready.remote() for one in numbers], [f"grader-{one}" for one in numbers]
+        )
 
     def __call__(
         self,
@@ -90,7 +89,7 @@ class RayGraders:
                     found[piece] = ray.get(call, timeout=0 if ready else 0.001)
                 except RayTaskError as error:
                     raise getattr(error, "cause", error) from None
-                except (RayActorError, OutOfMemoryError):
+                except LOST:
                     self._lost(who, piece, DIED, waiting, found, wanted)
                 except GetTimeoutError:
                     self._lost(who, piece, HUNG, waiting, found, wanted)
@@ -108,7 +107,7 @@ class RayGraders:
         """A new worker; the piece in halves, or given up where it is one row."""
         ray.kill(self.workers[who])
         self.workers[who] = self._start(who)
-        self._wait([self.workers[who]])
+        self._wait([who])
         self.replaced += 1
         if piece.high - piece.low > 1:
             waiting.extendleft(reversed(piece.halves()))

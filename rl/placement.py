@@ -2,17 +2,28 @@
 
 import logging
 import os
+import re
 import socket
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray  # type: ignore[import-not-found]
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError  # type: ignore[import-not-found]
 from ray.util.placement_group import placement_group, remove_placement_group  # type: ignore[import-not-found]
 
 from rl.config import Recipe
 from rl.learners import ClusterError
 
-CONNECT_SECONDS = 20.0
+CONNECT_SECONDS = 10.0  # for a cluster to answer at its address
+AFTERMATH_SECONDS = 5.0  # a rank that dies is noticed within these, whatever the others raise that it leaves behind
+# What a client of HTTP/2 says first, with empty settings; whoever speaks it, as Ray does, answers with a frame of settings.
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS = 4  # the kind of a frame, its fourth byte
+
+# A worker that is gone. Ray ends one itself where a machine's memory runs out.
+LOST = (RayActorError, OutOfMemoryError)
 
 
 @dataclass
@@ -33,7 +44,62 @@ def cause(error: BaseException) -> str:
     return f"{type(inner).__name__}: {lines[0].strip() if lines else ''}"
 
 
+def raised(error: BaseException) -> str | None:
+    """What a worker's own code raised, all of its message; None where its process is gone or does not answer."""
+    if isinstance(error, RayTaskError):
+        inner = getattr(error, "cause", error)
+        return f"{type(inner).__name__}: {inner}"
+    if not getattr(error, "actor_init_failed", False):
+        return None
+    # Ray keeps the text alone of what a constructor raised: a traceback, then the exception, with its module's name.
+    lines = str(error).splitlines()
+    last = max((number for number, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    found = next((n for n, line in enumerate(lines) if n > last and line and not line.startswith(" ")), len(lines) - 1)
+    return "\n".join([re.sub(r"^[\w.]*\.(?=\w+:)", "", lines[found]), *lines[found + 1 :]])
+
+
+def failure(calls: Sequence[Any], seconds: float | None = None) -> tuple[int, BaseException] | None:
+    """Wait for calls of workers that wait for each other inside. The number of the one that failed and what it raised, of several one
+    that died: the others then raise that they lost it. None where all came back. seconds: None waits for as long as it takes."""
+    left, until = list(calls), None if seconds is None else time.monotonic() + seconds
+    first: tuple[int, BaseException] | None = None
+    while left:
+        done, left = ray.wait(
+            left, num_returns=1, timeout=None if until is None else max(0.0, until - time.monotonic())
+        )
+        if not done:
+            late = GetTimeoutError(f"no answer within {seconds:g} s")
+            return first or (next(n for n, call in enumerate(calls) if call == left[0]), late)
+        try:
+            ray.get(done)
+        except (*LOST, RayTaskError) as error:
+            found = next(n for n, call in enumerate(calls) if call == done[0]), error
+            if isinstance(error, LOST):
+                return found
+            if first is None:
+                first, seconds, until = found, AFTERMATH_SECONDS, time.monotonic() + AFTERMATH_SECONDS
+    return first
+
+
+def started(calls: Sequence[Any], names: Sequence[str], seconds: float, tail: Callable[[str], str]) -> list[Any]:
+    """What the first calls of new workers return. Raises ClusterError with what the worker that failed raised or, where its process is
+    gone, with the end of its log (``tail`` of its name)."""
+    failed = failure(calls, seconds)
+    if failed is None:
+        return ray.get(calls)
+    number, error = failed
+    told = raised(error)
+    if told is not None:
+        raise ClusterError(f"{names[number]} did not start: {told}") from error
+    if isinstance(error, GetTimeoutError):
+        what = f"{seconds:g} s (cluster.start_timeout) were not enough"
+    else:
+        what = f"its process was killed or crashed; short of memory, the system ends a process, and `dmesg` tells ({cause(error)})"
+    raise ClusterError(f"{names[number]} did not start: {what}{tail(names[number])}") from error
+
+
 def connect(recipe: Recipe) -> None:
+    """Join the cluster at ``cluster.address``, or start one. Raises ClusterError, within a minute."""
     wanted = recipe.cluster
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -41,24 +107,61 @@ def connect(recipe: Recipe) -> None:
     try:
         if wanted.address is not None:
             _check_reachable(wanted.address)
+            # How often Ray tries: 20 times by default, at 46 s each.
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
             ray.init(address=wanted.address, **common)
             return
         workers = wanted.learners + wanted.samplers + wanted.reward_workers
         cpus = max(os.cpu_count() or 1, int(workers * wanted.cpus_per_worker + 0.999))
-        ray.init(num_cpus=cpus, include_dashboard=False, **common)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = wanted.address or "this machine"
-        raise ClusterError(
-            f"cluster.address: no Ray cluster answers at {where} ({cause(error)}); start one with `ray start --head`, or leave "
-            "address out to start one here"
-        ) from error
+        # Workers with an environment of their own are started when asked for; others are of no use, and where they die at once,
+        # Ray would wait for them here for ever.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+        # Without "local" it would join whatever cluster it finds on this machine.
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        raise ClusterError(_not_joined(wanted.address, error)) from error
+
+
+def _not_joined(address: str | None, error: Exception) -> str:
+    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
+    if len(versions) == 2:
+        (ray_there, python_there), (ray_here, python_here) = versions
+        return (
+            f"cluster.address: the cluster at {address} runs Ray {ray_there} on Python {python_there}, and this process Ray {ray_here} "
+            f"on Python {python_here}; both must be the same: pip install 'ray=={ray_there}' here (in an environment with Python "
+            f"{python_there}), or start the cluster from this environment"
+        )
+    if address is None:
+        return f"cluster: Ray did not start on this machine ({cause(error)}); its own logs are in /tmp/ray/session_latest/logs"
+    if "Failed to connect to Ray cluster" in str(error):  # that it had no token, Ray prints, and does not raise
+        return (
+            f"cluster.address: Ray could not join the cluster at {address} ({cause(error)}). If a line above speaks of a token: start "
+            "this command with RAY_AUTH_MODE=token, on a machine that has the first one's ~/.ray/auth_token; if not, the cluster has "
+            "ended: start one with `ray start --head`"
+        )
+    return (
+        f"cluster.address: no Ray cluster answers at {address} ({cause(error)}); start one with `ray start --head`, or leave "
+        "address out to start one here"
+    )
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes. Raises ConnectionError."""
+    """Ray itself tries for a quarter of an hour. Raises OSError where nobody listens, or somebody who is not Ray."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    if not port.isdecimal():
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":  # it greets otherwise
+            return
+        connection.sendall(HELLO)
+        try:
+            answer = connection.recv(4, socket.MSG_WAITALL)
+        except OSError:  # it hung up, or says nothing
+            answer = b""
+        if len(answer) < 4 or answer[3] != SETTINGS:
+            raise ConnectionError("something listens there that is not Ray")
 
 
 def place(recipe: Recipe) -> Places:

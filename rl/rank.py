@@ -3,11 +3,13 @@
 import os
 import socket
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import TCPStore
 
 from rl import origin
 from rl.backends import Whole
@@ -24,6 +26,8 @@ from rollouts.worker import fingerprint
 
 # What a verb returns: values on the CPU, rows forwarded and backwarded, and rows computed by kind.
 Found = tuple[Tensor, int, int, dict[str, int]]
+
+PATIENCE = timedelta(minutes=30)  # with each other, once all are there; torch's own
 
 
 def own_address() -> str:
@@ -47,20 +51,23 @@ class Rank:
         self.learner: Learner | None = None
         self.anchors_kept: Any = None
         self.policy: Any = None
+        self.store: Any = None  # the ranks' meeting place
 
     def ready(self) -> int:
         return os.getpid()
 
     def meeting_place(self) -> str:
-        """An address of this machine at which the ranks can find each other."""
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = free.getsockname()[1]
-        return f"tcp://{own_address()}:{port}"
+        """Where the ranks find each other, ``host:port`` of this machine: it is held from now on, so that nobody else can take it."""
+        host = own_address()
+        self.store = TCPStore(host, 0, self.count, is_master=True, wait_for_workers=False, timeout=self._start_time())
+        return f"{host}:{self.store.port}"
+
+    def _start_time(self) -> timedelta:
+        return timedelta(seconds=self.recipe.cluster.start_timeout)
 
     def join(self, address: str) -> None:
-        """Meet the others at ``tcp://host:port``, where rank 0 waits, and load the policy."""
-        host, _, port = address.rpartition("//")[2].rpartition(":")
+        """Meet the others at rank 0's ``host:port``, and load the policy."""
+        host, _, port = address.rpartition(":")
         # DeepSpeed reads these, whatever the process group was made from.
         rank, count, recipe = self.number, self.count, self.recipe
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": host, "MASTER_PORT": port}
@@ -68,7 +75,10 @@ class Rank:
         torch.set_num_threads(recipe.train.threads or 1)
         torch.use_deterministic_algorithms(recipe.train.deterministic)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, init_method=address, rank=rank, world_size=count)
+        if self.store is None:
+            self.store = TCPStore(host, int(port), count, is_master=False, timeout=self._start_time())
+        torch.distributed.init_process_group(backend, store=self.store, rank=rank, world_size=count)
+        self.store.set_timeout(PATIENCE)
         if recipe.cluster.zero_stage:
             prepare()
         self.policy = load_model(recipe.model, seed=recipe.train.seed)

@@ -75,14 +75,24 @@ def _build_folder() -> None:
 
 def check_compiler() -> None:
     """Raises TrainingError where DeepSpeed cannot compile."""
-    # ninja comes as a package, and a program of the environment is on nobody's path unless that is activated.
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    missing = [name for name in ("c++", "ninja") if shutil.which(name) is None]
-    if missing:
-        raise TrainingError(
-            f"cluster.zero_stage: DeepSpeed compiles a part of itself on machines without GPU, and {' and '.join(missing)} "
-            "is not there; install g++ and ninja (Debian: apt-get install g++ ninja-build), or set cluster.zero_stage: 0"
-        )
+    os.environ["PATH"] = _programs()
+    problem = compiler_problem()
+    if problem is not None:
+        raise TrainingError(f"cluster.zero_stage: {problem[0]}; {problem[1]}")
+
+
+def compiler_problem() -> tuple[str, str] | None:
+    """What DeepSpeed lacks on this machine, and the remedy; None where it has all, or a GPU."""
+    missing = [name for name in ("c++", "ninja") if shutil.which(name, path=_programs()) is None]
+    if torch.cuda.is_available() or not missing:
+        return None
+    what = f"DeepSpeed compiles a part of itself on machines without GPU, and {' and '.join(missing)} is not there"
+    return what, "install g++ and ninja (Debian: apt-get install g++ ninja-build), or set cluster.zero_stage: 0"
+
+
+def _programs() -> str:
+    """PATH with this environment's own: ninja comes as a package, and is on nobody's path unless the environment is activated."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 class Zero:

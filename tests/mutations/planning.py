@@ -1,0 +1,270 @@
+"""The plan's bytes, work and seconds: `rl.capacity` and `rl.layout`. Columns: `tests.mutations.mutation`."""
+
+from tests.mutations.mutation import Mutation
+
+CAPACITY, LAYOUT = "rl/capacity.py", "rl/layout.py"
+FORMULAS = "tests/rl/test_plan_formulas.py"
+
+MUTATIONS = (
+    Mutation(
+        "matrices of a layer, one of the MLP's missing", CAPACITY, "+ 3 * self.hidden)", "+ 2 * self.hidden)", FORMULAS
+    ),
+    Mutation("4-bit numbers without their scales", CAPACITY, "0.5 + 1 / 64 + 4 / (64 * 256)", "0.5", FORMULAS),
+    Mutation(
+        "4-bit weights everywhere",
+        CAPACITY,
+        "+ setting.item * (sizes.parameters - sizes.matrices)",
+        "+ setting.item * sizes.parameters",
+        FORMULAS,
+    ),
+    Mutation(
+        "base in shards from stage 2 on",
+        CAPACITY,
+        "base_bytes(setting)) / (ranks if stage == 3 else 1)",
+        "base_bytes(setting)) / (ranks if stage >= 2 else 1)",
+        FORMULAS,
+    ),
+    Mutation(
+        "a second copy at stage 3 as well",
+        CAPACITY,
+        "if stage in (1, 2) else 0.0",
+        "if stage in (1, 2, 3) else 0.0",
+        FORMULAS,
+    ),
+    Mutation(
+        "gradients in shards from stage 1 on",
+        CAPACITY,
+        "gradients = FLOAT * (share if stage >= 2 else count)",
+        "gradients = FLOAT * (share if stage >= 1 else count)",
+        FORMULAS,
+    ),
+    Mutation("one moment", CAPACITY, "moments = 2 * FLOAT * (", "moments = FLOAT * (", FORMULAS),
+    Mutation("buckets of any size", CAPACITY, "FLOAT * min(count, BUCKET)", "FLOAT * count", FORMULAS),
+    Mutation("the host without its copy", CAPACITY, "host = FLOAT * share + moments", "host = moments", FORMULAS),
+    Mutation("all weights gathered at once", CAPACITY, "stored * min(1.0, LIVE / count)", "stored", FORMULAS),
+    Mutation(
+        "reference in shards from stage 1 on",
+        CAPACITY,
+        "kept = FLOAT * (share if stage == 3 else count)",
+        "kept = FLOAT * (share if stage else count)",
+        FORMULAS,
+    ),
+    Mutation(
+        "two arrays of the MLP kept",
+        CAPACITY,
+        "(4 * sizes.queries + 3 * sizes.hidden)",
+        "(4 * sizes.queries + 2 * sizes.hidden)",
+        FORMULAS,
+    ),
+    Mutation(
+        "inputs of one norm",
+        CAPACITY,
+        "(2 * sizes.width + 2 + sizes.heads)",
+        "(sizes.width + 2 + sizes.heads)",
+        FORMULAS,
+    ),
+    Mutation("casts are shared", CAPACITY, "casts = 5 if", "casts = 2 if", FORMULAS),
+    Mutation(
+        "an adapter's casts are shared",
+        CAPACITY,
+        "adapter.inputs if setting.bfloat16 else adapter.shared",
+        "adapter.shared",
+        FORMULAS,
+    ),
+    Mutation("probabilities of one head", CAPACITY, "sizes.heads * length * (FLOAT", "length * (FLOAT", FORMULAS),
+    Mutation("a mask where nothing is padded", CAPACITY, "elif padded:", "elif not padded:", FORMULAS),
+    Mutation("no copies of matrices", CAPACITY, "return HALF * setting.sizes.layer_matrices", "return 0.0", FORMULAS),
+    Mutation(
+        "the last norm's states once",
+        CAPACITY,
+        "* FLOAT * sizes.width * (2 if full else 1)",
+        "* FLOAT * sizes.width",
+        FORMULAS,
+    ),
+    Mutation(
+        "log-probabilities kept in chunks", CAPACITY, "if scored <= chunk_rows", "if scored > chunk_rows", FORMULAS
+    ),
+    Mutation(
+        "half a stream of float32 weights",
+        CAPACITY,
+        "FLOAT if setting.adapter is None else setting.item  # float32 weights",
+        "setting.item  # float32 weights",
+        FORMULAS,
+    ),
+    Mutation(
+        "an adapted way up is no array", CAPACITY, "(3 if full else 4) * sizes.hidden", "3 * sizes.hidden", FORMULAS
+    ),
+    Mutation(
+        "casts of a backward pass without the states'",
+        CAPACITY,
+        "FLOAT * (sizes.hidden + sizes.width)",
+        "FLOAT * sizes.hidden",
+        FORMULAS,
+    ),
+    Mutation(
+        "gradient of a matrix in one dtype",
+        CAPACITY,
+        "matrix * (FLOAT + (HALF if setting.bfloat16 else 0))",
+        "matrix * FLOAT",
+        FORMULAS,
+    ),
+    Mutation(
+        "4-bit matrices are never unpacked",
+        CAPACITY,
+        "setting.sizes.width * setting.sizes.hidden if setting.quantized",
+        "setting.sizes.width * setting.sizes.hidden if False",
+        FORMULAS,
+    ),
+    Mutation(
+        "a temperature costs no logits", CAPACITY, "4 * FLOAT if sampler_law else 3 * FLOAT", "3 * FLOAT", FORMULAS
+    ),
+    Mutation("head and layers at once", CAPACITY, "held + max(inside, head)", "held + inside + head", FORMULAS),
+    Mutation("what the last norm kept is still there", CAPACITY, "- gone * rows", "+ 0 * gone * rows", FORMULAS),
+    Mutation("sums of draws are no bytes", CAPACITY, "SAMPLER_LOGIT = 20", "SAMPLER_LOGIT = 12", FORMULAS),
+    Mutation(
+        "a sampler's weights in float32",
+        CAPACITY,
+        "base_bytes(setting, trainable=False)",
+        "base_bytes(setting)",
+        FORMULAS,
+    ),
+    Mutation(
+        "half of attention",
+        CAPACITY,
+        "+ 4.0 * sizes.layers * sizes.queries * length",
+        "+ 2.0 * sizes.layers * sizes.queries * length",
+        FORMULAS,
+    ),
+    Mutation(
+        "half of attention's backward pass",
+        CAPACITY,
+        "8.0 * sizes.layers * sizes.queries",
+        "4.0 * sizes.layers * sizes.queries",
+        FORMULAS,
+    ),
+    Mutation(
+        "weights' gradients are free",
+        CAPACITY,
+        "(4.0 if full else 2.0) * sizes.matrices",
+        "2.0 * sizes.matrices",
+        FORMULAS,
+    ),
+    Mutation(
+        "a head that trains is not run again",
+        CAPACITY,
+        "(6.0 if full else 2.0) * sizes.head",
+        "(4.0 if full else 2.0) * sizes.head",
+        FORMULAS,
+    ),
+    Mutation("checkpointing saves time", CAPACITY, "total += forward_flops(", "total -= forward_flops(", FORMULAS),
+    Mutation("the head is read once", CAPACITY, "chunks = max(1, -(-scored //", "chunks = max(1, (scored //", FORMULAS),
+    Mutation(
+        "a learner without its states",
+        LAYOUT,
+        "return self.states.total + self.scores + self.training",
+        "return self.scores + self.training",
+        FORMULAS,
+    ),
+    Mutation(
+        "sampling and training at once",
+        LAYOUT,
+        "self.scores + max(self.training, self.sampling)",
+        "self.scores + self.training + self.sampling",
+        FORMULAS,
+    ),
+    Mutation("separate GPUs never overlap", LAYOUT, "max(rollout, self.total - rollout) if", "self.total if", FORMULAS),
+    Mutation(
+        "rows are torn over learners",
+        LAYOUT,
+        "ceil(work.trained_rows / learners) * work.views",
+        "ceil(work.trained_rows * work.views / learners)",
+        FORMULAS,
+    ),
+    Mutation(
+        "groups are torn over samplers",
+        LAYOUT,
+        "ceil(work.prompts / samplers) * ceil(work.rollouts / work.prompts)",
+        "ceil(work.rollouts / samplers)",
+        FORMULAS,
+    ),
+    Mutation(
+        "a reference without scores", LAYOUT, "work.passes * (2 if work.reference else 1)", "work.passes", FORMULAS
+    ),
+    Mutation(
+        "roots of all second moments, whatever the stage",
+        LAYOUT,
+        "FLOAT * setting.trained / (cluster.learners if cluster.stage else 1)",
+        "FLOAT * setting.trained",
+        FORMULAS,
+    ),
+    Mutation("what fits exactly does not fit", LAYOUT, "if size(middle) <= room", "if size(middle) < room", FORMULAS),
+    Mutation(
+        "parts as large as can be",
+        LAYOUT,
+        "unit * ceil(parts / ceil(parts / whole))",
+        "unit * min(parts, whole)",
+        FORMULAS,
+    ),
+    Mutation(
+        "the slower of the two rates",
+        LAYOUT,
+        "hardware.gpu.bfloat16 if setting.bfloat16",
+        "hardware.gpu.bfloat16 if not setting.bfloat16",
+        FORMULAS,
+    ),
+    Mutation(
+        "the floor is no floor",
+        LAYOUT,
+        "calls * work.steps * max(computing, floor)",
+        "calls * work.steps * computing",
+        FORMULAS,
+    ),
+    Mutation(
+        "a rank sends itself its own weights",
+        LAYOUT,
+        "return stored * (1 - 1 / cluster.learners)",
+        "return stored",
+        FORMULAS,
+    ),
+    Mutation(
+        "gradients travel for nothing",
+        LAYOUT,
+        "gather_traffic(setting, cluster) + FLOAT * setting.trained * (",
+        "gather_traffic(setting, cluster) + 0 * setting.trained * (",
+        FORMULAS,
+    ),
+    Mutation(
+        "sums at half the price",
+        LAYOUT,
+        "{0: 2.0, 1: 2.0, 2: 1.0, 3: 0.0}",
+        "{0: 1.0, 1: 1.0, 2: 1.0, 3: 0.0}",
+        FORMULAS,
+    ),
+    Mutation("a step reads no gradient", LAYOUT, "STEP_BYTES = 7 * FLOAT", "STEP_BYTES = 6 * FLOAT", FORMULAS),
+    Mutation(
+        "to the host and not back",
+        LAYOUT,
+        "spent + 2 * FLOAT * share / HOST_LINK",
+        "spent + FLOAT * share / HOST_LINK",
+        FORMULAS,
+    ),
+    Mutation("one host for all", LAYOUT, "neighbours = min(ranks, hardware.per_node)", "neighbours = ranks", FORMULAS),
+    Mutation(
+        "an adapter is published in its dtype",
+        LAYOUT,
+        "(FLOAT if setting.adapter else setting.item) / hardware.link",
+        "setting.item / hardware.link",
+        FORMULAS,
+    ),
+    Mutation(
+        "weights are gathered once a phase",
+        LAYOUT,
+        "gathers * moved / hardware.link",
+        "moved / hardware.link",
+        FORMULAS,
+    ),
+    Mutation(
+        "a rank does the work of all", LAYOUT, "{key: costs[key] * share for key", "{key: costs[key] for key", FORMULAS
+    ),
+    Mutation("4-bit weights in shards", LAYOUT, "if stage == 3 and setting.quantized:", "if False:", FORMULAS),
+)
