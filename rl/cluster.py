@@ -25,6 +25,7 @@ from rl.learners import ClusterError, LearnerGroup, LearnersLostError
 from rl.placement import cause, connect, place
 from rl.rank import Rank
 from rl.setup import Setup, load_sampler
+from rl.wire import teach
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import deal, piece
 from rollouts.trajectory import RolloutBatch
@@ -42,6 +43,7 @@ class Cluster:
     """The workers of one run."""
 
     def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+        teach()
         self.recipe, self.logs, self.say = recipe, folder / LOGS, say
         self.places = place(recipe)
         self.lost = 0  # times in a row that the learners were started anew
@@ -94,7 +96,9 @@ class Cluster:
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self.places.group, bundle),
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.recipe.train.threads or 1)}},
         }
-        return ray.remote(kind).options(**options).remote(*arguments, log=self._log(name))
+        worker = ray.remote(kind).options(**options).remote(*arguments, log=self._log(name))
+        worker.__ray_call__.remote(teach)  # before anything else that it is asked
+        return worker
 
     def free_actor(self, kind: type, name: str, *arguments: Any) -> Any:
         """A worker without GPU, wherever there is room for it."""
@@ -161,10 +165,14 @@ class RayCrew:
         return value if isinstance(value, ray.ObjectRef) else ray.put(value)
 
     def call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        calls = [getattr(worker, verb).remote(*own) for worker, own in zip(self.workers, arguments, strict=True)]
+        kept = verb == "publish"  # the weights stay with the rank, and samplers fetch them there; the rest comes
+        asked = [getattr(worker, verb).options(num_returns=2 if kept else 1) for worker in self.workers]
+        given = [one.remote(*own) for one, own in zip(asked, arguments, strict=True)]
+        calls = [one[1] for one in given] if kept else given
         try:
             _first_failure(calls)
-            return ray.get(calls)
+            found = ray.get(calls)
+            return [(one[0], rest) for one, rest in zip(given, found, strict=True)] if kept else found
         except LOST as error:
             raise LearnersLostError(f"a learner died: {cause(error)}{self._where(error)}") from error
         except RayTaskError as error:

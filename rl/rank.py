@@ -140,13 +140,13 @@ class Rank:
         found = self._learner.trained()
         return {name: value.detach().cpu() for name, value in found.items()} if self.number == 0 else None
 
-    def publish(self, names: Sequence[str]) -> tuple[dict[str, Tensor], str] | None:
-        """Some of the trainable weights as the samplers hold them, with their fingerprint; from rank 0."""
+    def publish(self, names: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+        """Some of the trainable weights as the samplers hold them, with their fingerprint; from rank 0, nothing from others."""
         model = self.recipe.model
         adapted = model.lora is not None or model.adapter is not None
         found = self._learner.trained(names)
         if self.number:
-            return None
+            return {}, ""
         kept = {
             name: value.detach().to("cpu", torch.float32 if adapted else DTYPES[model.dtype])
             for name, value in found.items()
