@@ -165,14 +165,13 @@ class RayCrew:
         return value if isinstance(value, ray.ObjectRef) else ray.put(value)
 
     def call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        kept = verb == "publish"  # the weights stay with the rank, and samplers fetch them there; the rest comes
-        asked = [getattr(worker, verb).options(num_returns=2 if kept else 1) for worker in self.workers]
-        given = [one.remote(*own) for one, own in zip(asked, arguments, strict=True)]
-        calls = [one[1] for one in given] if kept else given
+        verbs = [getattr(worker, verb) for worker in self.workers]
         try:
-            _first_failure(calls)
-            found = ray.get(calls)
-            return [(one[0], rest) for one, rest in zip(given, found, strict=True)] if kept else found
+            if verb == "publish":  # the weights stay with the rank, and samplers fetch them there; the rest comes
+                one = [v.options(num_returns=2).remote(*own) for v, own in zip(verbs, arguments, strict=True)]
+                rest = _results([rest for _, rest in one])
+                return [(weights, about) for (weights, _), about in zip(one, rest, strict=True)]
+            return _results([v.remote(*own) for v, own in zip(verbs, arguments, strict=True)])
         except LOST as error:
             raise LearnersLostError(f"a learner died: {cause(error)}{self._where(error)}") from error
         except RayTaskError as error:
@@ -247,22 +246,22 @@ class RaySamplers:
                 number, who = waiting.popleft(), free.popleft()
                 verb, arguments = calls[number]
                 busy[getattr(self.workers[who], verb).remote(*arguments)] = (number, who)
-            (ready,), _ = ray.wait(list(busy), num_returns=1)
-            number, who = busy.pop(ready)
-            free.append(who)
-            try:
-                batch, rows_run, seconds = ray.get(ready)
-            except LOST as error:
-                self._replace(who, error)
-                waiting.appendleft(number)
-                continue
-            except RayTaskError as error:
-                raise TrainingError(f"sampler-{who}: {cause(error)}") from error
-            found[number], self.lost = batch, 0
-            watch.busy[who] += seconds
-            self._count(rows_run)
-            if told is not None:
-                told(len(batch))
+            for ready in _ready(list(busy)):
+                number, who = busy.pop(ready)
+                free.append(who)
+                try:
+                    batch, rows_run, seconds = ray.get(ready)
+                except LOST as error:
+                    self._replace(who, error)
+                    waiting.appendleft(number)
+                    continue
+                except RayTaskError as error:
+                    raise TrainingError(f"sampler-{who}: {cause(error)}") from error
+                found[number], self.lost = batch, 0
+                watch.busy[who] += seconds
+                self._count(rows_run)
+                if told is not None:
+                    told(len(batch))
         watch.wall += time.perf_counter() - start
         return [found[number] for number in range(len(calls))]
 
@@ -309,12 +308,20 @@ class RaySamplers:
             raise TrainingError(f"a sampler: {cause(error)}") from error
 
 
-def _first_failure(calls: Sequence[Any]) -> None:
-    """Raise what the first rank to fail raised: the others would wait for it until their own time is up."""
-    left = list(calls)
+def _results(calls: Sequence[Any]) -> list[Any]:
+    """What the calls gave, in order. Raises what the first to fail raised: the others would wait for it until their own time is up."""
+    found, left = {}, list(calls)
     while left:
-        done, left = ray.wait(left, num_returns=1)
-        ray.get(done)
+        done = _ready(left)
+        found |= dict(zip(done, ray.get(done), strict=True))
+        left = [one for one in left if one not in found]
+    return [found[one] for one in calls]
+
+
+def _ready(calls: Sequence[Any]) -> list[Any]:
+    """Wait for one of them; it, and all that are ready by then. Asked one by one, n calls would cost n^2."""
+    done, left = ray.wait(list(calls), num_returns=1)
+    return done + (ray.wait(left, num_returns=len(left), timeout=0)[0] if left else [])
 
 
 @contextmanager

@@ -11,18 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Packed = tuple[np.ndarray, torch.dtype, tuple[int, ...], str]  # bytes, dtype, shape, device
+Packed = tuple[np.ndarray, str, tuple[int, ...], str]  # bytes, dtype by name, shape, device
 
 
 def packed(tensor: Tensor) -> Packed:
     """Only the elements of the tensor, on the CPU, without gradient."""
     own = tensor.detach().cpu().contiguous().reshape(-1)
-    return own.view(torch.uint8).numpy(), tensor.dtype, tuple(tensor.shape), str(tensor.device)
+    return (
+        own.view(torch.uint8).numpy(),
+        str(tensor.dtype).removeprefix("torch."),
+        tuple(tensor.shape),
+        str(tensor.device),
+    )
 
 
 def unpacked(sent: Packed) -> Tensor:
     """An equal tensor that may be written to, on the device it came from."""
-    data, dtype, shape, device = sent
+    data, name, shape, device = sent
+    dtype = getattr(torch, name)
     if not data.size:  # has no bytes to look at as another dtype
         return torch.zeros(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.array(data)).view(dtype).reshape(shape).to(device)
