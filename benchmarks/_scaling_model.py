@@ -73,7 +73,7 @@ TERMS: dict[str, Terms] = {
     "queue": {
         "piece": lambda c: c.pieces,
         "MB of rollouts": lambda c: c.rollout_mb,
-        "piece and sampler": lambda c: c.pieces * c.samplers,
+        "round": lambda c: 1,
     },
     "weights": {
         "publishing": lambda c: 1,
@@ -94,7 +94,7 @@ TERMS: dict[str, Terms] = {
     },
     "maths": {
         "pass": lambda c: c.passes,
-        "view and pass": lambda c: c.views * c.passes,
+        "rollout and pass": lambda c: c.rollouts * c.passes,
         "MB of scores and pass": lambda c: c.scores_mb * c.passes,
     },
     "files": {"update": lambda c: 1, "rollout": lambda c: c.rollouts},
@@ -185,9 +185,10 @@ def on_cluster(model: Fitted, counts: Counts, nodes: int) -> dict[str, float]:
     return found
 
 
-def counts_of_plan(plan: Any) -> Counts:
-    """Of the layout that `unmask plan` chose (`rl.plan_gpus.GpuPlan`)."""
-    work, layout, recipe = plan.work, plan.choice.chosen, plan.recipe
+def counts_of_plan(plan: Any, layout: Any = None) -> Counts:
+    """Of a layout of a recipe (`rl.layout.Layout`, of a `rl.plan_gpus.GpuPlan`), by default that which `unmask plan` chose."""
+    layout = layout or plan.choice.chosen
+    work, recipe = plan.work, plan.recipe
     costs, cluster = work.costs(layout.micro_batch), layout.cluster
     views, passes = costs["views_per_pass"], work.passes
     forwards = (costs["old"] + costs["reference"] + costs["train"]) // views

@@ -49,7 +49,7 @@ def _shares(axis: Any, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
     axis.set_ylim(0.1, 100)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set(xlabel="GPUs (H100-80, a learner and a sampler on each)", ylabel="overhead, % of an update")
+    axis.set(xlabel="GPUs (H100-80; laid out and timed by unmask plan)", ylabel="overhead, % of an update")
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, fontsize=8, loc="lower right")
     axis.spines[["top", "right"]].set_visible(False)

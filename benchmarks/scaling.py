@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from benchmarks._scaling_model import (
     fitted,
     on_cluster,
 )
-from benchmarks._scaling_run import PHASES, Cell, Pool, measure
+from benchmarks._scaling_run import PHASES, PROMPT, Cell, Pool, measure
 from rl.run import read_jsonl
 
 QUICK = (
@@ -57,6 +57,7 @@ GRID = (
 HELD_OUT = (
     Cell(8, 8, "espo", 128, canvas=256, passes=4),
     Cell(16, 16, "trajectory_grpo", 16),
+    Cell(2, 32, "espo", 32),
     Cell(64, 16, "espo", 64, adapter_mb=8),
     Cell(64, 16, "diffu_grpo", 256),
 )
@@ -106,9 +107,11 @@ def run_grid(cells: Sequence[Cell], out: Path, say: Callable[[str], None]) -> li
 
 def extrapolate(model: Fitted, recipe: str, groups_per_gpu: float, gpus: Sequence[int] = GPUS) -> list[dict[str, Any]]:
     """For each number of GPUs: seconds of an update by `unmask plan`, and its overhead by phase. groups_per_gpu: prompts of an update for
-    each GPU; 0: as many as the recipe says, whatever the number of GPUs."""
+    each GPU; 0: as many as the recipe says, whatever the number of GPUs. fewer: the number of learners, all or a half, a quarter and so on,
+    with which an update takes least, and how long it then takes."""
     from rl.hardware import GPUS as KNOWN
     from rl.hardware import Hardware
+    from rl.layout import arrange
     from rl.plan_gpus import plan_gpus, without_waiting
 
     without_waiting()
@@ -116,11 +119,19 @@ def extrapolate(model: Fitted, recipe: str, groups_per_gpu: float, gpus: Sequenc
     for count in gpus:
         more = [f"train.prompts_per_update={max(1, round(groups_per_gpu * count))}"] if groups_per_gpu else []
         hardware = Hardware(KNOWN[GPU], min(NODE, count), -(-count // NODE))
-        plan = plan_gpus(recipe, more, hardware, utilisation=UTILISATION)
+        plan = plan_gpus(recipe, more, hardware, utilisation=UTILISATION, prompt_tokens=PROMPT)
         layout = plan.choice.chosen
         assert layout is not None, f"{recipe} does not fit on {count} GPUs"
-        overhead = on_cluster(model, counts_of_plan(plan), hardware.nodes)
+        choices = {}
+        for learners in (layout.cluster.learners >> halved for halved in range(8)):
+            cluster = replace(layout.cluster, learners=learners)
+            other = arrange(plan.setting, plan.work, hardware, cluster, UTILISATION) if learners else None
+            if other is not None:
+                choices[learners] = other, on_cluster(model, counts_of_plan(plan, other), hardware.nodes)
+        overhead = choices[layout.cluster.learners][1]
         spent = sum(overhead.values())
+        totals = {learners: one.total + sum(over.values()) for learners, (one, over) in choices.items()}
+        best = min(totals, key=lambda learners: totals[learners])
         found.append(
             {
                 "gpus": count,
@@ -128,6 +139,7 @@ def extrapolate(model: Fitted, recipe: str, groups_per_gpu: float, gpus: Sequenc
                 "overhead": overhead,
                 "share": spent / (spent + layout.total),
                 "rollouts": plan.work.rollouts,
+                "fewer": (best, totals[best]),
             }
         )
     return found
@@ -187,9 +199,10 @@ def share_table(curves: dict[str, list[dict[str, Any]]]) -> str:
         part = last["overhead"][most] / sum(last["overhead"].values())
         at = [f"{100 * one['share']:.1f} %" for one in points if one["gpus"] in (8, 64, 1024)]
         seconds = f"{last['seconds']:.0f} s + {sum(last['overhead'].values()):.1f} s"
-        lines.append([name, *at, *passes, seconds, f"{most}, {100 * part:.0f} %"])
+        fewer = f"{last['fewer'][0]} learners: {last['fewer'][1]:.0f} s"
+        lines.append([name, *at, *passes, seconds, f"{most}, {100 * part:.0f} %", fewer])
     header = ["overhead of an update", "8 GPUs", "64", "1,024", "passes 10 % at", "50 % at", "1,024: work + overhead"]
-    return table([*header, "most of it"], lines)
+    return table([*header, "most of it", "quickest"], lines)
 
 
 def curves_of(model: Fitted) -> dict[str, list[dict[str, Any]]]:

@@ -1,5 +1,5 @@
-"""The benchmark of the driver: what simulated workers send is what real ones send, the fit finds costs that it was given, and a small grid is
-measured once."""
+"""The benchmark of the driver: what simulated workers send is what real ones send, the fit finds costs that it was given, and a small
+grid is measured once."""
 
 import pickle
 from dataclasses import replace
@@ -132,6 +132,10 @@ def test_more_gpus_cost_the_driver_more() -> None:
     assert [one["rollouts"] for one in points] == [48, 384, 6144]
     shares = [one["share"] for one in points]
     assert 0 < shares[0] < shares[1] < shares[2] < 1
+    for one in points:
+        learners, seconds = one["fewer"]
+        assert 1 <= learners <= one["gpus"]
+        assert seconds <= one["seconds"] + sum(one["overhead"].values()) + 1e-9
     few = model.counts_of(row_of(scaling.GRID[0], some_costs()))
     for name in ("samplers", "learners", "rollouts", "moved_mb", "views"):
         more = replace(few, **{name: 10 * getattr(few, name)})
