@@ -7,7 +7,7 @@ The driver is `rl.loop.train`, the queue, the publishing of weights, the calls o
 model is not: up to 64 samplers and 16 learners sleep instead, and answer with tensors of the true shapes. Overhead is the wall's seconds
 beyond what they slept. All processes share this machine, so the wall also holds what the workers do themselves, one after the other; the
 driver's own CPU seconds are measured beside it, and the model is fitted to those.
-Resumable: a cell that stands in the output file is not measured again. Needs the extra 'cluster', 9 GB of memory and 15 minutes.
+Resumable: a cell that stands in the output file is not measured again. Needs the extra 'cluster', about 11 GB of memory and 20 minutes.
 """
 
 import argparse
@@ -210,7 +210,7 @@ def curves_of(model: Fitted) -> dict[str, list[dict[str, Any]]]:
     found = {}
     for recipe in RECIPES:
         short = recipe.removeprefix("llada_8b_gsm8k_")
-        for groups, words in ((0, "its own 16 or fewer groups"), (1, "a group for each GPU"), (4, "four groups")):
+        for groups, words in ((0, "its own groups"), (1, "a group for each GPU"), (4, "four groups")):
             found[f"{short}, {words}"] = extrapolate(model, recipe, groups)
     return found
 

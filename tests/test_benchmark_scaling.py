@@ -137,7 +137,7 @@ def test_more_gpus_cost_the_driver_more() -> None:
         assert 1 <= learners <= one["gpus"]
         assert seconds <= one["seconds"] + sum(one["overhead"].values()) + 1e-9
     few = model.counts_of(row_of(scaling.GRID[0], some_costs()))
-    for name in ("samplers", "learners", "rollouts", "moved_mb", "views"):
+    for name in ("samplers", "learners", "rollouts", "moved_mb", "scores_mb"):
         more = replace(few, **{name: 10 * getattr(few, name)})
         assert sum(model.on_cluster(fitted, more, 1).values()) > sum(model.on_cluster(fitted, few, 1).values()), name
 
