@@ -22,6 +22,8 @@ AFTERMATH_SECONDS = 5.0  # a rank that dies is noticed within these, whatever th
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 SETTINGS = 4  # the kind of a frame, its fourth byte
 
+# The number of a call, and what it raised.
+Failed = tuple[int, BaseException]
 # A worker that is gone. Ray ends one itself where a machine's memory runs out.
 LOST = (RayActorError, OutOfMemoryError)
 
@@ -58,35 +60,41 @@ def raised(error: BaseException) -> str | None:
     return "\n".join([re.sub(r"^[\w.]*\.(?=\w+:)", "", lines[found]), *lines[found + 1 :]])
 
 
-def failure(calls: Sequence[Any], seconds: float | None = None) -> tuple[int, BaseException] | None:
-    """Wait for calls of workers that wait for each other inside. The number of the one that failed and what it raised, of several one
-    that died: the others then raise that they lost it. None where all came back. seconds: None waits for as long as it takes."""
+def ready(calls: Sequence[Any], seconds: float | None = None) -> list[Any]:
+    """Wait for one of them; it, and all that are ready by then. Asked one by one, n calls would cost n^2. Empty after ``seconds``."""
+    done, left = ray.wait(list(calls), num_returns=1, timeout=seconds)
+    return done + (ray.wait(left, num_returns=len(left), timeout=0)[0] if done and left else [])
+
+
+def gathered(calls: Sequence[Any], seconds: float | None = None) -> tuple[list[Any], Failed | None]:
+    """What calls of workers that wait for each other inside return; and, of those that failed, the number of one and what it raised: one
+    that died before one that raised, as the others then raise that they lost it. seconds: None waits for as long as it takes."""
+    number = {call: n for n, call in enumerate(calls)}
+    found: dict[Any, Any] = {}
     left, until = list(calls), None if seconds is None else time.monotonic() + seconds
-    first: tuple[int, BaseException] | None = None
+    first: Failed | None = None
     while left:
-        done, left = ray.wait(
-            left, num_returns=1, timeout=None if until is None else max(0.0, until - time.monotonic())
-        )
+        done = ready(left, None if until is None else max(0.0, until - time.monotonic()))
         if not done:
-            late = GetTimeoutError(f"no answer within {seconds:g} s")
-            return first or (next(n for n, call in enumerate(calls) if call == left[0]), late)
-        try:
-            ray.get(done)
-        except (*LOST, RayTaskError) as error:
-            found = next(n for n, call in enumerate(calls) if call == done[0]), error
-            if isinstance(error, LOST):
-                return found
-            if first is None:
-                first, seconds, until = found, AFTERMATH_SECONDS, time.monotonic() + AFTERMATH_SECONDS
-    return first
+            return [], first or (number[left[0]], GetTimeoutError(f"no answer within {seconds:g} s"))
+        for call in done:
+            try:
+                found[call] = ray.get(call)
+            except LOST as error:
+                return [], (number[call], error)
+            except RayTaskError as error:
+                if first is None:
+                    first, until = (number[call], error), time.monotonic() + AFTERMATH_SECONDS
+        left = [call for call in left if call not in set(done)]
+    return ([], first) if first else ([found[call] for call in calls], None)
 
 
 def started(calls: Sequence[Any], names: Sequence[str], seconds: float, tail: Callable[[str], str]) -> list[Any]:
     """What the first calls of new workers return. Raises ClusterError with what the worker that failed raised or, where its process is
     gone, with the end of its log (``tail`` of its name)."""
-    failed = failure(calls, seconds)
+    found, failed = gathered(calls, seconds)
     if failed is None:
-        return ray.get(calls)
+        return found
     number, error = failed
     told = raised(error)
     if told is not None:
