@@ -40,6 +40,7 @@ class Alone:
 
     free_actor = Cluster.free_actor
     _log = Cluster._log
+    started, tail = Cluster.started, Cluster.tail
 
     def __init__(self, folder: Path, workers: int, seconds: float) -> None:
         from types import SimpleNamespace
