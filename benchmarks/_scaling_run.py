@@ -28,8 +28,9 @@ AT_ONCE, TENSOR_MB = 4, 64
 BEGINS = (
     ("rl.session", "Session.update", "files"),
     ("rl.session", "collect", "grading"),
-    ("rl.cluster", "RaySamplers.sample", "queue"),
-    ("rl.cluster", "RaySamplers._bring_up_to_date", "weights"),
+    ("rl.sampler_pool", "Pinned.sample", "queue"),
+    ("rl.sampler_pool", "RaySamplers.now", "weights"),
+    ("rl.sampler_pool", "RaySamplers._give", "weights"),
     ("rl.session", "train_step", "maths"),
     ("rl.learners", "LearnerGroup.score", "calls"),
     ("rl.learners", "LearnerGroup.backward", "calls"),
@@ -233,7 +234,13 @@ def simulated(pool: Pool, adapter_mb: float) -> type:
             """The first rank learns how many bytes to publish under each of the driver's names."""
             own = {name: p.numel() for name, p in policy.named_parameters() if p.requires_grad}
             scale = adapter_mb * MB / sum(own.values())
-            told = {"number": 0, "call": CALL_SECONDS, "sizes": {name: scale * n for name, n in own.items()}}
+            shapes = {name: tuple(p.shape) for name, p in policy.named_parameters() if p.requires_grad}
+            told = {
+                "number": 0,
+                "call": CALL_SECONDS,
+                "sizes": {name: scale * n for name, n in own.items()},
+                "shapes": shapes,
+            }
             self.crew.workers[0].begin.remote(told)
             return super().learner(policy, section, total_steps, micro_batch)
 
@@ -247,6 +254,7 @@ def measure(cell: Cell, pool: Pool) -> dict[str, Any]:
     """A run of the cell, `summed`."""
     import rl.cluster
     import rl.learners
+    import rl.sampler_pool
     import rl.session
     from rl.loop import train
     from rl.progress import Reporter

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,7 +18,7 @@ from rl.config import Recipe, load_recipe
 from rl.learner import Learner
 from rl.progress import Reporter
 from rl.run import Run, read_jsonl
-from rl.setup import Setup, set_up
+from rl.setup import Setup, load_model, set_up
 from rl.step import train_step
 from rollouts.models import load_policy
 from rollouts.strategy import Here
@@ -34,8 +35,9 @@ class Beside:
         self.recipe, self.policy, self.slow = recipe, None, 0.0
 
     def take_on(self, setup: Setup) -> Setup:
-        self.policy = setup.policy
-        return setup
+        assert all(bool(parameter.isnan().all()) for parameter in setup.policy.parameters())  # a driver has no weights
+        self.policy = load_model(self.recipe.model, seed=self.recipe.train.seed)
+        return replace(setup, policy=self.policy)
 
     def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> Learner:
         return Learner(policy, getattr(self.recipe, section), total_steps=total_steps, micro_batch=micro_batch)
