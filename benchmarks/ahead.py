@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--warm-steps", type=int, default=500, help="of supervised training")
     parser.add_argument("--prompts", type=int, default=64, help="per update, 8 rollouts each")
-    parser.add_argument("--sample-steps", type=int, default=1, help="of the 4 steps of a rollout, learned from")
+    parser.add_argument("--sample-steps", type=int, default=2, help="of the 4 steps of a rollout, learned from")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--limit", type=int, default=512, help="held-out puzzles")
     parser.add_argument("--out", type=Path, default=RESULTS / "ahead.jsonl")
