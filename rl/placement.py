@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, Ray
 from ray.util.placement_group import placement_group, remove_placement_group  # type: ignore[import-not-found]
 
 from rl.config import Recipe
+from rl.config_schema import ClusterConfig
 from rl.learners import ClusterError
 
 CONNECT_SECONDS = 10.0  # for a cluster to answer at its address
@@ -172,37 +173,56 @@ def _check_reachable(address: str) -> None:
             raise ConnectionError("something listens there that is not Ray")
 
 
-def place(recipe: Recipe) -> Places:
-    """Reserve room for every worker. Raises ClusterError where the cluster has less."""
-    wanted, have = recipe.cluster, ray.cluster_resources()
-    gpus = have.get("GPU", 0.0)
+@dataclass(frozen=True)
+class Shares:
+    """GPUs and CPUs: what one learner and one sampler are given, and what is reserved, a bundle each: first learners, the first ``pairs``
+    of them with a sampler beside them, then the other samplers."""
+
+    learner: float
+    sampler: float
+    pairs: int
+    bundles: list[dict[str, float]]
+
+    def need(self, kind: str) -> float:
+        return sum(bundle.get(kind, 0.0) for bundle in self.bundles)
+
+
+def shares_of(wanted: ClusterConfig, gpus: float) -> Shares:
+    """gpus: of the cluster. By default a pair that is colocated halves a GPU, and whoever is alone has a whole one to itself: two ranks on
+    one GPU cannot talk to each other."""
     both = wanted.placement == "colocate"
     half = (0.5 if both else 1.0) if gpus else 0.0
     learner = half if wanted.gpus_per_learner is None else wanted.gpus_per_learner
     sampler = half if wanted.gpus_per_sampler is None else wanted.gpus_per_sampler
-    need = {
-        "GPU": wanted.learners * learner + wanted.samplers * sampler,
-        "CPU": (wanted.learners + wanted.samplers + wanted.reward_workers) * wanted.cpus_per_worker,
-    }
-    for kind, count in need.items():
+    pairs, cpu = min(wanted.learners, wanted.samplers) if both else 0, wanted.cpus_per_worker
+    bundles = [{"GPU": learner + sampler, "CPU": 2 * cpu}] * pairs
+    for own, chosen, count in (
+        (learner, wanted.gpus_per_learner, wanted.learners - pairs),
+        (sampler, wanted.gpus_per_sampler, wanted.samplers - pairs),
+    ):
+        bundles += [{"GPU": float(gpus > 0) if chosen is None else own, "CPU": cpu}] * count
+    kept = [{kind: value for kind, value in one.items() if value} for one in bundles]
+    return Shares(learner, sampler, pairs, kept)
+
+
+def place(recipe: Recipe) -> Places:
+    """Reserve room for every worker. Raises ClusterError where the cluster has less."""
+    wanted, have = recipe.cluster, ray.cluster_resources()
+    shares = shares_of(wanted, have.get("GPU", 0.0))
+    graders = wanted.reward_workers * wanted.cpus_per_worker
+    for kind, count in (("GPU", shares.need("GPU")), ("CPU", shares.need("CPU") + graders)):
         if count > have.get(kind, 0.0):
             raise ClusterError(
                 f"cluster: {wanted.learners} learners and {wanted.samplers} samplers need {count:g} {kind}s, and the cluster has "
                 f"{have.get(kind, 0.0):g}; lower cluster.learners or cluster.samplers, or what each is given "
                 f"({'gpus_per_learner, gpus_per_sampler' if kind == 'GPU' else 'cpus_per_worker'})"
             )
-    cpu = wanted.cpus_per_worker
-    pairs = min(wanted.learners, wanted.samplers) if both else 0
-    bundles = [{"GPU": learner + sampler, "CPU": 2 * cpu}] * pairs
-    bundles += [{"GPU": learner, "CPU": cpu}] * (wanted.learners - pairs)
-    bundles += [{"GPU": sampler, "CPU": cpu}] * (wanted.samplers - pairs)
-    group = placement_group([{kind: value for kind, value in one.items() if value} for one in bundles], strategy="PACK")
+    group = placement_group(shares.bundles, strategy="PACK")
     if not group.wait(timeout_seconds=wanted.start_timeout):
         remove_placement_group(group)
         raise ClusterError(
-            f"cluster: room for {len(bundles)} workers was not free within {wanted.start_timeout:g} s; other programs use "
+            f"cluster: room for {len(shares.bundles)} workers was not free within {wanted.start_timeout:g} s; other programs use "
             "this cluster, or no machine of it has room for one worker (`ray status` tells)"
         )
-    learners = list(range(wanted.learners))
-    samplers = [*range(pairs), *range(wanted.learners, len(bundles))]
-    return Places(group, learners, samplers, learner, sampler)
+    samplers = [*range(shares.pairs), *range(wanted.learners, len(shares.bundles))]
+    return Places(group, list(range(wanted.learners)), samplers, shares.learner, shares.sampler)

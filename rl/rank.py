@@ -131,6 +131,8 @@ class Rank:
     def backward(
         self, batch: RolloutBatch, rows: Tensor, plan: MaskPlan, cotangent: Any, law: Law, anchored: bool, idle: int
     ) -> Found:
+        if isinstance(cotangent, Tensor):  # of the driver, which may have no GPU
+            cotangent = cotangent.to(self._learner.device)
         with self._counted() as count:
             anchors = self.anchors_kept if anchored else None
             values = self._learner.backward(batch.rows(rows), plan, cotangent, law, anchors, idle)

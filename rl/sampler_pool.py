@@ -86,7 +86,9 @@ class RaySamplers:
         """A sampler with the learners' weights of this moment, whatever becomes of those. leave: as `Pinned` takes it."""
         owner = self.cluster.crew.owner
         if owner is not None and self._of != (owner, owner.changes):
-            self._newest = Published(self._newest.number + 1, tuple(owner.publish()))
+            number = self._newest.number
+            self._newest = Published(number)  # what lay there may go, unless something is still drawn with it
+            self._newest = Published(number + 1, tuple(owner.publish()))
             self._of = (owner, owner.changes)
         return Pinned(self, self._newest, leave or Event())
 

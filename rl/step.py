@@ -259,7 +259,9 @@ class LocalSlope:
     scale: Tensor
 
     def __call__(self, part: slice, values: Tensor) -> Tensor:
-        before, anchor = (None if whole is None else whole[part] for whole in (self.old, self.reference))
+        # On a rank these come from the driver, which may have no GPU.
+        frozen = (None if whole is None else whole[part].to(values.device) for whole in (self.old, self.reference))
+        before, anchor = frozen
         plan = self.plan.views(part)
         return differentiate(self.method, self.work, plan, values, before, anchor, self.scale).cotangent
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rl.config import Recipe, load_recipe
+from rl.config_schema import ClusterConfig
 from rl.learner import Learner
 from rl.masks import PlanKey
 from rl.own_plan import plan_of
@@ -27,6 +28,7 @@ from ray.exceptions import RayTaskError  # noqa: E402
 
 from rl.ahead import DroppedError  # noqa: E402
 from rl.cluster import Cluster, ClusterError, LearnersLostError, cluster_of  # noqa: E402
+from rl.placement import shares_of  # noqa: E402
 
 # Starting workers takes seconds, longer where other tests run beside it; the first time on a machine DeepSpeed compiles a part of itself.
 pytestmark = pytest.mark.timeout(420)
@@ -231,3 +233,16 @@ def test_more_than_there_is(folder: Path, tmp_path: Path) -> None:
 def same(left: Any, right: Any) -> bool:
     tensors = ("tokens", "reveal_step", "raw_logprob", "sampler_logprob", "rollout_id", "group_id", "prompt_id")
     return all(torch.equal(getattr(left, name), getattr(right, name)) for name in tensors) and left.texts == right.texts
+
+
+def test_whoever_shares_no_gpu_has_one_alone() -> None:
+    def gpus(have: float, **cluster: Any) -> tuple[float, float, list[float]]:
+        shares = shares_of(ClusterConfig(backend="ray", **cluster), have)
+        return shares.learner, shares.sampler, [bundle.get("GPU", 0.0) for bundle in shares.bundles]
+
+    assert gpus(8, learners=2, samplers=2) == (0.5, 0.5, [1, 1])
+    assert gpus(8, learners=4, samplers=1) == (0.5, 0.5, [1, 1, 1, 1])
+    assert gpus(8, learners=1, samplers=3) == (0.5, 0.5, [1, 1, 1])
+    assert gpus(8, learners=2, samplers=1, placement="separate") == (1, 1, [1, 1, 1])
+    assert gpus(8, learners=2, samplers=1, gpus_per_learner=2) == (2, 0.5, [2.5, 2])
+    assert gpus(0, learners=2, samplers=1) == (0, 0, [0, 0])
