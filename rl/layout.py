@@ -36,6 +36,7 @@ class Workload:
     reference: bool
     exact_kl: bool
     costs: Callable[[int], Mapping[str, int]]
+    ahead: bool = False  # rollouts are drawn while earlier ones are learned from, on GPUs of their own
 
 
 @dataclass(frozen=True)
@@ -308,8 +309,8 @@ class Choice:
 
 
 def choose(setting: Setting, work: Workload, hardware: Hardware, utilisation: float) -> Choice:
-    """The quickest layout whose phases follow each other. The optimizer goes to the host where nothing else fits, or where that makes an
-    update ``OFFLOAD`` quicker."""
+    """The quickest layout whose phases follow each other; the best split where rollouts are drawn ahead. The optimizer goes to the host
+    where nothing else fits, or where that makes an update ``OFFLOAD`` quicker."""
 
     def cost(layout: Layout, spent: float) -> float:
         return spent * (OFFLOAD if layout.cluster.offload else 1.0)
@@ -320,7 +321,7 @@ def choose(setting: Setting, work: Workload, hardware: Hardware, utilisation: fl
         (one for one in splits if one is not None), key=lambda one: (cost(one, one.overlapped), one.total), default=None
     )
     found = [one for one in (together, apart) if one is not None]
-    best = min(found, key=lambda one: cost(one, one.total), default=None)
+    best = apart if work.ahead else min(found, key=lambda one: cost(one, one.total), default=None)
     other = next((one for one in found if one is not best), None)
     return Choice(best, other, stage_table(setting, work, hardware, best, utilisation))
 
@@ -376,7 +377,8 @@ def stage_table(
 
 def fits(setting: Setting, work: Workload, hardware: Hardware) -> bool:
     """Whether any layout does, without the host's memory for the optimizer."""
-    options = [("colocate", 0), *([("separate", 1)] if hardware.count > 1 and work.rollouts else [])]
+    options = [] if work.ahead else [("colocate", 0)]
+    options += [("separate", 1)] if hardware.count > 1 and work.rollouts else []
     clusters_of = (
         c for placement, n in options for c in clusters(setting, work, hardware, placement, n) if not c.offload
     )

@@ -172,6 +172,7 @@ def workload_of(recipe: Recipe, prompt: float, longest: int) -> Workload:
         reference=method.needs_reference,
         exact_kl=method.exact_kl,
         costs=costs,
+        ahead=recipe.rollout.async_depth > 0,
     )
 
 

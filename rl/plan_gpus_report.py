@@ -34,7 +34,7 @@ def show(plan: GpuPlan, console: Console | None = None) -> None:
         console.print()
         console.print(_memory(plan, layout))
         console.print()
-        console.print(_time(layout))
+        console.print(_time(layout, ahead=plan.work.ahead))
         console.print()
         console.print(_lines(reasons(plan, layout)))
         console.print()
@@ -118,7 +118,7 @@ def _memory(plan: GpuPlan, layout: Layout) -> Table:
 # -- time -----------------------------------------------------------------------------------------------------------------
 
 
-def _time(layout: Layout) -> Table:
+def _time(layout: Layout, *, ahead: bool) -> Table:
     table = Table(box=None, pad_edge=False)
     for name, justify in (
         ("phase", "left"),
@@ -137,7 +137,9 @@ def _time(layout: Layout) -> Table:
         work = f"{layout.flops[phase] / 1e15:,.1f}" if phase in layout.flops else ""
         table.add_row(phase, rows, work, f"{spent:,.1f}" if spent >= 0.05 else "< 0.1", f"{spent / total:.0%}")
     work = f"{sum(layout.flops.values()) / 1e15:,.1f}"
-    table.add_row("an update, at most", "", work, f"{total:,.1f}", "", style="bold")
+    spent = layout.overlapped if ahead else total
+    name = "an update, drawn ahead, at most" if ahead else "an update, at most"
+    table.add_row(name, "", work, f"{spent:,.1f}", "", style="bold")
     return table
 
 
@@ -179,6 +181,11 @@ def _placement(plan: GpuPlan, layout: Layout) -> str:
             "are drawn meanwhile (one update stale)"
         )
     split = f"separate, {_split(layout)}, balances the phases best"
+    if plan.work.ahead:
+        why = "" if other is None else f", and colocate without it {other.total:,.0f} s"
+        return (
+            f"{split} as rollout.async_depth draws beside learning; in turns it would take {layout.total:,.0f} s{why}"
+        )
     if other is None:
         why = "; a learner and a sampler's own weights do not fit on one GPU"
     else:
@@ -325,7 +332,7 @@ def _layout(plan: GpuPlan, layout: Layout) -> dict[str, Any]:
         "rows": dict(layout.rows),
         "flops": dict(layout.flops),
         "seconds": dict(layout.seconds),
-        "update_seconds": layout.total,
+        "update_seconds": layout.overlapped if plan.work.ahead else layout.total,
         "overlapped_seconds": layout.overlapped,
     }
 

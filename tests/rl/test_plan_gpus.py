@@ -205,3 +205,22 @@ def test_the_table_of_gpus_is_named_by_its_memory() -> None:
         assert name == gpu.name
         assert int(name.rpartition("-")[2]) == gpu.memory
         assert read_hardware(f"2x{gpu.memory}", 1, name.lower()).gpu is gpu
+
+
+def test_a_recipe_that_draws_ahead_gets_a_split_and_the_longer_of_both_phases() -> None:
+    beside = ("cluster.backend=ray", "cluster.placement=separate", "method.approximations=[stale_rollouts]")
+    ahead = ("rollout.async_depth=1", *beside)
+    plan = plan_of(ESPO, "8x80", *ahead)
+    layout, other = plan.choice.chosen, plan.choice.other
+    assert layout is not None
+    assert other is not None
+    assert layout.cluster.placement == "separate"
+    learning = layout.total - layout.seconds["rollout"]
+    assert layout.overlapped == max(layout.seconds["rollout"], learning) < layout.total
+    text = " ".join(printed(plan).split())
+    assert "as rollout.async_depth draws beside learning" in text
+    assert f"and colocate without it {other.total:,.0f} s" in text
+    assert json.loads(as_json(plan))["chosen"]["update_seconds"] == layout.overlapped
+    alone = plan_of(ESPO, "1x80", *ahead)
+    assert alone.choice.chosen is None
+    assert any("2" in remedy for remedy in alone.remedies)
