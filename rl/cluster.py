@@ -147,8 +147,8 @@ class RayCrew:
             for i, bundle in enumerate(places.of_learners)
         ]
         names = [f"learner-{number}" for number in range(count)]
-        (address,) = self.cluster.started([self.workers[0].meeting_place.remote()], names)
-        self.cluster.started([worker.join.remote(address) for worker in self.workers], names)
+        (self.address,) = self.cluster.started([self.workers[0].meeting_place.remote()], names)
+        self.cluster.started([worker.join.remote(self.address) for worker in self.workers], names)
 
     def __len__(self) -> int:
         return len(self.workers)

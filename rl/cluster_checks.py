@@ -34,6 +34,9 @@ def cluster_problems(recipe: Recipe) -> Iterator[Found]:
     if cluster.offload != "none" and not cluster.zero_stage:
         what = f"{cluster.offload} is offloaded by DeepSpeed, and cluster.zero_stage is 0"
         yield ("cluster.offload", "cluster.zero_stage"), what, "set cluster.zero_stage: 1, or offload: none"
+    if cluster.weights == "direct" and cluster.placement == "colocate":
+        what = "direct joins a learner and samplers by NCCL, which takes each GPU once, and under cluster.placement colocate they share"
+        yield ("cluster.weights", "cluster.placement"), what, "set cluster.placement: separate, or weights: store"
     samples = recipe.data.preferences is None or recipe.eval is not None or recipe.data.validation is not None
     if not cluster.samplers and samples:
         what = "is 0, and this recipe draws rollouts or evaluates"

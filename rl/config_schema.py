@@ -200,6 +200,10 @@ class ClusterConfig(Section):
         default=0, description="DeepSpeed's sharding of optimizer states (1), gradients (2), weights (3); 0: none"
     )
     offload: Literal["none", "optimizer"] = Field(default="none", description="optimizer states in host memory")
+    weights: Literal["store", "direct"] = Field(
+        default="store",
+        description="how samplers get new ones. store: through Ray's memory; direct: from the first learner by NCCL (gloo without GPUs)",
+    )
     restarts: int = Field(default=3, ge=0, description="how often lost workers are replaced in a row before a run ends")
     start_timeout: Positive = Field(default=300, description="seconds for all workers to load the model")
 

@@ -190,8 +190,17 @@ class LearnerGroup:
         """The trainable weights as they are now, for samplers to take at any later time: bounded pieces of (what `Crew.share` would
         give, their fingerprint)."""
         self._own()
-        pieces = in_pieces({name: p.numel() * 4 for name, p in zip(self.names, self.parameters, strict=True)}, PIECE)
-        return [self.crew.keep("publish", names) for names in pieces]
+        return [self.crew.keep("publish", names) for names in self._pieces()]
+
+    def lay(self, version: int, keep: int) -> list[list[str]]:
+        """The same stay with the first rank, under a number, and those below ``keep`` go; returns the names of each piece."""
+        pieces = self._pieces()
+        for names in pieces:
+            self._everywhere("lay", version, names, keep)
+        return pieces
+
+    def _pieces(self) -> list[list[str]]:
+        return in_pieces({name: p.numel() * 4 for name, p in zip(self.names, self.parameters, strict=True)}, PIECE)
 
     @contextmanager
     def weights(self, named: dict[str, Tensor] | None = None) -> Iterator[None]:

@@ -19,6 +19,7 @@ from rl.masks import MaskPlan
 from rl.setup import load_model
 from rl.zero import Zero, prepare
 from rollouts.law import Law
+from rollouts.line import Line
 from rollouts.logs import log_to
 from rollouts.models import DTYPES
 from rollouts.trajectory import RolloutBatch
@@ -52,6 +53,8 @@ class Rank:
         self.anchors_kept: Any = None
         self.policy: Any = None
         self.store: Any = None  # the ranks' meeting place
+        self.line: Line | None = None
+        self.laid: dict[int, dict[str, Tensor]] = {}  # weights by version and name
 
     def ready(self) -> int:
         return os.getpid()
@@ -154,16 +157,32 @@ class Rank:
 
     def publish(self, names: Sequence[str]) -> tuple[dict[str, Tensor], str]:
         """Some of the trainable weights as the samplers hold them, with their fingerprint; of rank 0, nothing from the others."""
+        kept = {name: value.cpu() for name, value in self._as_drawn(names).items()}
+        return kept, fingerprint(kept) if kept else ""
+
+    def lay(self, version: int, names: Sequence[str], keep: int) -> None:
+        """Some of the same stay with rank 0, on its GPU, for `send`; those of versions below ``keep`` go."""
+        found = {name: value.clone() for name, value in self._as_drawn(names).items()}
+        self.laid = {number: weights for number, weights in self.laid.items() if number >= keep}
+        self.laid.setdefault(version, {}).update(found)
+
+    def _as_drawn(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Of rank 0: whole weights in the dtype that samplers hold; asked on all ranks, which gather them."""
         model = self.recipe.model
-        adapted = model.lora is not None or model.adapter is not None
+        dtype = torch.float32 if model.lora is not None or model.adapter is not None else DTYPES[model.dtype]
         found = self._learner.trained(names)
-        if self.number:
-            return {}, ""
-        kept = {
-            name: value.detach().to("cpu", torch.float32 if adapted else DTYPES[model.dtype])
-            for name, value in found.items()
-        }
-        return kept, fingerprint(kept)
+        return {} if self.number else {name: value.detach().to(dtype) for name, value in found.items()}
+
+    def open_line(self, name: str, count: int, seconds: float) -> None:
+        """As `rollouts.line.Line`, from rank 0 to samplers; they meet where the ranks did."""
+        self.line = Line(self.store, name, 0, count, seconds)
+
+    def send(self, version: int, names: Sequence[str]) -> str:
+        """Over the line; the fingerprint of what was sent."""
+        assert self.line is not None, "open_line comes first"
+        sent = {name: self.laid[version][name] for name in names}
+        self.line.pass_on(sent.values())
+        return fingerprint(sent)
 
     def state(self) -> Any:
         tensors, rest = self._learner.state()

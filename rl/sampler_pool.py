@@ -13,8 +13,8 @@ from ray.exceptions import RayTaskError  # type: ignore[import-not-found]
 
 from rl.ahead import DroppedError
 from rl.backends import TrainingError
-from rl.learners import ClusterError
-from rl.placement import LOST, cause, ready
+from rl.learners import ClusterError, LearnersLostError
+from rl.placement import LOST, cause, gathered, ready
 from rl.setup import load_sampler
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import deal, piece
@@ -24,6 +24,7 @@ from rollouts.worker import SamplerWorker
 if TYPE_CHECKING:
     from rl.cluster import Cluster
 
+LINE_SECONDS = 120.0  # that the two ends of a line wait for each other
 GLANCE = 1.0  # seconds between two looks at whether a request is still wanted
 
 
@@ -36,11 +37,12 @@ class Watch:
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """Weights that samplers can take at any later time: they lie in the cluster's memory. number: of the publication; 0 is what all have
-    loaded. pieces: (reference to tensors by name, their fingerprint)."""
+    """Weights that samplers can take at any later time. number: of the publication; 0 is what all have loaded. pieces: (reference to
+    tensors by name in the cluster's memory, their fingerprint). names: of each piece, where they lie with the first learner instead."""
 
     number: int
     pieces: tuple[tuple[Any, str], ...] = ()
+    names: tuple[list[str], ...] = ()
 
 
 class RaySamplers:
@@ -53,6 +55,8 @@ class RaySamplers:
         self.replaced = 0  # in all
         self.watch = Watch(cluster.recipe.cluster.samplers)
         self.rows_run = {"without_gradient": 0, "with_gradient": 0}
+        self.line: tuple[Any, ...] = ()  # who is on the one that is open: the first learner, and samplers
+        self.lines = 0  # opened so far
         self._of: tuple[Any, int] = (None, 0)  # the learner and the count of its changes that `_newest` is of
         self._newest = Published(0)
         self.workers = [self._start(number) for number in range(cluster.recipe.cluster.samplers)]
@@ -86,9 +90,13 @@ class RaySamplers:
         """A sampler with the learners' weights of this moment, whatever becomes of those. leave: as `Pinned` takes it."""
         owner = self.cluster.crew.owner
         if owner is not None and self._of != (owner, owner.changes):
-            number = self._newest.number
+            number = self._newest.number + 1
             self._newest = Published(number)  # what lay there may go, unless something is still drawn with it
-            self._newest = Published(number + 1, tuple(owner.publish()))
+            if self.cluster.recipe.cluster.weights == "direct":
+                keep = number - self.cluster.recipe.rollout.async_depth - 1
+                self._newest = Published(number, names=tuple(owner.lay(number, keep)))
+            else:
+                self._newest = Published(number, tuple(owner.publish()))
             self._of = (owner, owner.changes)
         return Pinned(self, self._newest, leave or Event())
 
@@ -149,18 +157,79 @@ class RaySamplers:
         self._give(weights, [who])
 
     def _give(self, weights: Published, to: Sequence[int]) -> None:
-        """A piece at a time, so that a worker never waits for more than one."""
+        """A piece at a time, so that a worker never waits for more than one. Whoever is gone is noticed, and replaced, by the work that it
+        is given next."""
+        if weights.names and to:
+            send(self, weights, to)
         for number, (tensors, expected) in enumerate(weights.pieces):
             last = number == len(weights.pieces) - 1
             taken = [self.workers[who].take.remote(weights.number, tensors, expected, last) for who in to]
             try:
                 ray.get(taken)
             except LOST:
-                pass  # whoever it was is noticed, and replaced, by the work that it is given next
+                pass
             except RayTaskError as error:
                 raise TrainingError(f"a sampler: {cause(error)}") from error
         for who in to:
             self.held[who] = weights.number
+
+
+def send(pool: RaySamplers, weights: Published, to: Sequence[int]) -> None:
+    """Weights that lie with the first learner, over a line to these workers. Where one of them dies on the way, the others try again
+    without it. Raises ClusterError where that does not help, LearnersLostError where it is the learner that is gone."""
+    failed: BaseException | None = None
+    for _ in range(pool.cluster.recipe.cluster.restarts + 1):
+        alive = [pool.workers[who] for who in to if _lives(pool.workers[who])]
+        failed = _over_the_line(pool, weights, alive) if alive else None
+        if failed is None:
+            return
+        pool.line = ()
+    raise ClusterError(f"cluster.weights direct: the samplers did not get their weights: {cause(failed)}") from failed  # type: ignore[arg-type]
+
+
+def _lives(worker: Any) -> bool:
+    try:
+        ray.get(worker.ready.remote())
+    except LOST:
+        return False
+    return True
+
+
+def _over_the_line(pool: RaySamplers, weights: Published, workers: Sequence[Any]) -> BaseException | None:
+    """What went wrong, if something did. Raises TrainingError where other weights arrived than were sent."""
+    crew, number = pool.cluster.crew, weights.number
+    members = (crew.workers[0], *workers)
+
+    def together(verb: str, first: tuple[Any, ...], others: Sequence[tuple[Any, ...]]) -> list[Any] | BaseException:
+        """A call of the learner and one of each worker, which wait for each other inside."""
+        verbs = [verb, *(verb if verb == "open_line" else "receive" for _ in others)]
+        arguments = [first, *others]
+        calls = [getattr(m, v).remote(*own) for m, v, own in zip(members, verbs, arguments, strict=True)]
+        found, failed = gathered(calls)
+        if failed is None:
+            return found
+        if failed[0] == 0 and isinstance(failed[1], LOST):
+            raise LearnersLostError(f"a learner died: {cause(failed[1])}{pool.cluster.tail('learner-0')}") from failed[
+                1
+            ]
+        return failed[1]
+
+    if pool.line != members:
+        pool.lines += 1
+        name, count = f"weights/{pool.lines}", len(members)
+        others = [(crew.address, name, place, count, LINE_SECONDS) for place in range(1, count)]
+        found = together("open_line", (name, count, LINE_SECONDS), others)
+        if isinstance(found, BaseException):
+            return found
+        pool.line = members
+    for place, names in enumerate(weights.names):
+        last = place == len(weights.names) - 1
+        found = together("send", (number, names), [(number, names, last)] * len(workers))
+        if isinstance(found, BaseException):
+            return found
+        if len(set(found)) != 1:
+            raise TrainingError(f"version {number}: other weights arrived at a sampler than were sent")
+    return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,12 +3,15 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import TCPStore
 
 from rollouts.hints import with_hint_entropy
+from rollouts.line import Line
 from rollouts.logs import log_to
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import sample_groups
@@ -38,8 +41,9 @@ class SamplerWorker:
         log_to(log)
         torch.set_num_threads(threads or 1)
         torch.use_deterministic_algorithms(deterministic)
-        self.policy, self.version = load(), 0
+        self.policy, self.version = load(), 0  # -1: between two versions
         self.parameters = dict(self.policy.named_parameters())
+        self.line: Line | None = None
 
     def ready(self) -> int:
         return os.getpid()
@@ -47,6 +51,7 @@ class SamplerWorker:
     @torch.no_grad()
     def take(self, version: int, named: Mapping[str, Tensor], expected: str, last: bool) -> None:
         """Some of the weights of a version. Raises WeightError where they are not what was sent."""
+        self.version = -1
         for name, value in named.items():
             self.parameters[name].copy_(value)
         found = fingerprint({name: self.parameters[name] for name in named})
@@ -54,6 +59,22 @@ class SamplerWorker:
             raise WeightError(f"version {version}: {len(named)} weights arrived otherwise than they were sent")
         if last:
             self.version = version
+
+    def open_line(self, address: str, name: str, number: int, count: int, seconds: float) -> None:
+        """As `rollouts.line.Line`; address: ``host:port`` of the store."""
+        host, _, port = address.rpartition(":")
+        store = TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=seconds))
+        self.line = Line(store, name, number, count, seconds)
+
+    @torch.no_grad()
+    def receive(self, version: int, names: Sequence[str], last: bool) -> str:
+        """Some of the weights of a version, over the line; the fingerprint of what arrived."""
+        assert self.line is not None, "open_line comes first"
+        self.version = -1
+        self.line.pass_on(self.parameters[name].data for name in names)
+        if last:
+            self.version = version
+        return fingerprint({name: self.parameters[name] for name in names})
 
     def sample(
         self, version: int, prompts: Sequence[Sequence[int]], spec: SamplerSpec, options: dict[str, Any]

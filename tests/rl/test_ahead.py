@@ -218,6 +218,7 @@ def test_what_is_dropped_ends_and_is_begun_anew() -> None:
         ({}, {}, "cluster.backend local does one thing after the other"),
         ({"backend": "ray"}, {}, "under cluster.placement colocate they take turns"),
         ({"backend": "ray", "placement": "separate"}, {"approximations": ["order_conditional"]}, "up to 1 updates old"),
+        ({"backend": "ray", "weights": "direct"}, {}, "NCCL, which takes each GPU once"),
     ],
 )
 def test_what_drawing_ahead_asks_for(

@@ -78,8 +78,10 @@ def recipe_of(folder: Path, **cluster: Any) -> Recipe:
 def workers(folder: Path, tmp_path: Path) -> Iterator[Any]:
     started: list[Cluster] = []
 
-    def start(**cluster: Any) -> Cluster:
-        started.append(Cluster(recipe_of(folder, **cluster), tmp_path, said.append))
+    def start(async_depth: int = 0, **cluster: Any) -> Cluster:
+        recipe = recipe_of(folder, **cluster)
+        rollout = recipe.rollout.model_copy(update={"async_depth": async_depth})
+        started.append(Cluster(recipe.model_copy(update={"rollout": rollout}), tmp_path, said.append))
         return started[-1]
 
     said: list[str] = []
@@ -173,9 +175,14 @@ def test_workers_draw_with_the_learners_weights(folder: Path, workers: Any) -> N
     assert cluster.samplers.rows_run["without_gradient"] > 0
 
 
-def test_weights_of_a_moment_stay_what_they_were_whoever_dies(folder: Path, workers: Any) -> None:
+@pytest.mark.parametrize(("how", "stage"), [("store", 0), ("direct", 0), ("direct", 3)])
+def test_weights_of_a_moment_stay_what_they_were_whoever_dies(
+    folder: Path, workers: Any, how: str, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is drawn ahead is drawn by the weights it was begun with, though the learner has gone on."""
-    cluster = workers(samplers=2, learners=1)
+    monkeypatch.setattr("rl.learners.PIECE", 20_000)
+    learners = 2 if stage else 1
+    cluster = workers(samplers=2, learners=learners, zero_stage=stage, weights=how, placement="separate", async_depth=1)
     policy = load_policy(folder)
     method = preset_of("order_grpo")
     group, batch = cluster.learner(policy, "optim", 10, 4), batch_for(policy, method)
