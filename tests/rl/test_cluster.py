@@ -26,6 +26,7 @@ ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")
 pytest.importorskip("deepspeed", reason="needs the extra 'cluster'")
 from ray.exceptions import RayTaskError  # noqa: E402
 
+from rl import sampler_pool  # noqa: E402
 from rl.ahead import DroppedError  # noqa: E402
 from rl.cluster import Cluster, ClusterError, LearnersLostError, cluster_of  # noqa: E402
 from rl.placement import shares_of  # noqa: E402
@@ -201,6 +202,31 @@ def test_weights_of_a_moment_stay_what_they_were_whoever_dies(
     leave.set()
     with pytest.raises(DroppedError):
         pinned.sample(PROMPTS, SPEC, pad_to=8, **options())
+
+
+def test_a_sampler_that_dies_on_the_line_is_left_out_and_replaced(
+    folder: Path, workers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = workers(samplers=2, learners=1, weights="direct", placement="separate")
+    policy, method = load_policy(folder), preset_of("order_grpo")
+    group = cluster.learner(policy, "optim", 10, 4)
+    train_step(group, batch_for(policy, method), method, seed=3, step=0)
+    asked: list[Any] = []
+
+    def lives_and_dies(worker: Any) -> bool:
+        asked.append(worker)
+        if len(asked) == 2:  # it was there when it was asked, and is gone when its weights come
+            os.kill(ray.get(worker.ready.remote()), signal.SIGKILL)
+            return True
+        return lives(worker)
+
+    lives = sampler_pool._lives
+    monkeypatch.setattr(sampler_pool, "_lives", lives_and_dies)
+    monkeypatch.setattr(sampler_pool, "LINE_SECONDS", 4.0)
+    ours = cluster.samplers.sample(PROMPTS, SPEC, pad_to=8, **options())
+    pull(group)
+    assert same(ours, Here(policy).sample(PROMPTS, SPEC, pad_to=8, **options()))
+    assert cluster.samplers.replaced == 1
 
 
 def test_a_lost_rank_is_said_and_replaced(folder: Path, workers: Any) -> None:
