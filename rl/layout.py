@@ -233,7 +233,8 @@ def seconds(
     rate = speed(setting, hardware, utilisation)
     costs = work.costs(micro_batch)
     share = rank_views(work, cluster.learners) / max(1, work.trained_rows * work.views)
-    own = flops(setting, work, {**costs, **{key: costs[key] * share for key in ("old", "reference", "train")}})
+    scored = ("old", "correction", "reference", "train")
+    own = flops(setting, work, {**costs, **{key: costs[key] * share for key in scored}})
     own_rows = phase_rows(costs)
     found = {"rollout": rollout_seconds(setting, work, hardware, cluster, max_rows, rate)}
     for phase in PHASES[1:5]:

@@ -132,7 +132,7 @@ WORK = Workload(
     passes=2,
     reference=True,
     exact_kl=False,
-    costs=lambda micro_batch: {"rollout": 120, "old": 60, "reference": 60, "train": 120},
+    costs=lambda micro_batch: {"rollout": 120, "old": 40, "correction": 20, "reference": 60, "train": 120},
 )
 
 
