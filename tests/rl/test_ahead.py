@@ -16,8 +16,10 @@ from rl.ahead import Ahead, DroppedError
 from rl.collect import Collected, collect
 from rl.config import Recipe, load_recipe
 from rl.learner import Learner
+from rl.learners import LearnersLostError
 from rl.progress import Reporter
 from rl.run import Run, read_jsonl
+from rl.session import Session
 from rl.setup import Setup, load_model, set_up
 from rl.step import train_step
 from rollouts.models import load_policy
@@ -149,6 +151,41 @@ def test_a_reward_that_raises_ends_the_run_at_its_own_update(checkpoint: Path, b
     assert len(read_jsonl(Path("run/metrics.jsonl"))) == 3
     again = train(settings(checkpoint, 1), resume="auto", accept_changes=True)
     assert [row["update"] for row in read_jsonl(again.folder / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+
+
+class Fragile(Beside):
+    """Its learner is lost once, and comes back."""
+
+    def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> Learner:
+        return Learner(self.policy, getattr(self.recipe, section), total_steps=total_steps, micro_batch=micro_batch)
+
+    def restart_learners(self, error: Exception) -> None: ...
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_hours_of_work_count_once_when_the_learner_was_lost(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    hours: list[float] = []
+    update = Session.update
+
+    def fails_once(self: Session, number: int) -> dict[str, Any]:
+        if number == 1:
+            self.started -= 3600 * 10
+        if number == 2:
+            hours.append(self.hours())
+            if len(hours) == 1:
+                raise LearnersLostError("gone")
+        return update(self, number)
+
+    @contextmanager
+    def workers(recipe: Recipe, *_: Any) -> Iterator[Fragile]:
+        yield Fragile(recipe)
+
+    monkeypatch.setattr(Session, "update", fails_once)
+    monkeypatch.setattr(loop, "_workers", workers)
+    train({**settings(checkpoint, depth), "cluster": {"backend": "ray", "placement": "separate"}})
+    assert hours == pytest.approx([10, 10], abs=0.1)
 
 
 # ---- by itself
