@@ -27,4 +27,3 @@ def begin_again(session: Session, error: LearnersLostError) -> None:
         f"{str(error).splitlines()[0]}\nThe learners were started anew from {saved.path.name}; "
         f"{done - back or 'no'} updates are done again."
     )
-    session.live.phase("RL", session.setup.recipe.train.updates, done=back)

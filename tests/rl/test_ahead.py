@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import unmask
 from rl import loop
 from rl.ahead import Ahead, DroppedError
 from rl.collect import Collected, collect
@@ -186,6 +187,38 @@ def test_hours_of_work_count_once_when_the_learner_was_lost(
     monkeypatch.setattr(loop, "_workers", workers)
     train({**settings(checkpoint, depth), "cluster": {"backend": "ray", "placement": "separate"}})
     assert hours == pytest.approx([10, 10], abs=0.1)
+
+
+def test_a_learner_lost_in_the_last_moment_costs_no_run(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, lost = Session.finish, []
+
+    def fails_once(self: Session) -> Run:
+        if not lost:
+            lost.append(True)
+            raise LearnersLostError("gone")
+        return finish(self)
+
+    @contextmanager
+    def workers(recipe: Recipe, *_: Any) -> Iterator[Fragile]:
+        yield Fragile(recipe)
+
+    monkeypatch.setattr(loop, "_workers", workers)
+    whole = train(settings(checkpoint, 1))
+    whole.folder.rename("whole")
+    monkeypatch.setattr(Session, "finish", fails_once)
+    again = train(settings(checkpoint, 1))
+    assert lost
+    assert read_jsonl(again.folder / "metrics.jsonl") == read_jsonl(Path("whole/metrics.jsonl"))
+    assert same_weights(load_policy(again.folder / "model"), load_policy(Path("whole/model")))
+
+
+def test_the_start_is_measured_once_though_the_run_is_taken_up_there(checkpoint: Path, beside: list[Beside]) -> None:
+    source = settings(checkpoint, 1, 3, eval={"at_start": True})
+    unmask.train(source, digits, ROWS[:4], ROWS[4:], reporter=Reporter(quiet=True))
+    whole = read_jsonl(Path("run/evaluations.jsonl"))
+    resume = "run/checkpoints/update-000000"
+    unmask.train(source, digits, ROWS[:4], ROWS[4:], reporter=Reporter(quiet=True), resume=resume)
+    assert read_jsonl(Path("run/evaluations.jsonl")) == whole
 
 
 # ---- by itself
