@@ -163,7 +163,7 @@ def storable(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, Mapping):
-        return {storable(key): storable(item) for key, item in value.items()}
+        return {storable(key) if isinstance(key, str) else key: storable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [storable(item) for item in value]
     if isinstance(value, int) and value.bit_length() > _WRITABLE_BITS:

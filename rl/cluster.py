@@ -19,7 +19,7 @@ from rl.backends import TrainingError
 from rl.config import Recipe
 from rl.graders import RayGraders
 from rl.learners import ClusterError, LearnerGroup, LearnersLostError
-from rl.placement import LOST, cause, connect, gathered, place, started
+from rl.placement import LOST, cause, connect, gathered, place, raised, started
 from rl.rank import Rank
 from rl.sampler_pool import Pinned, RaySamplers, Watch
 from rl.setup import Setup
@@ -137,7 +137,7 @@ class RayCrew:
         self.start()
 
     def start(self) -> None:
-        """All ranks anew."""
+        """All ranks anew. Raises LearnersLostError where one dies meanwhile, ClusterError where it cannot start."""
         for worker in self.workers:
             ray.kill(worker)
         recipe, places, self.owner = self.cluster.recipe, self.cluster.places, None
@@ -147,8 +147,13 @@ class RayCrew:
             for i, bundle in enumerate(places.of_learners)
         ]
         names = [f"learner-{number}" for number in range(count)]
-        (self.address,) = self.cluster.started([self.workers[0].meeting_place.remote()], names)
-        self.cluster.started([worker.join.remote(self.address) for worker in self.workers], names)
+        try:
+            (self.address,) = self.cluster.started([self.workers[0].meeting_place.remote()], names)
+            self.cluster.started([worker.join.remote(self.address) for worker in self.workers], names)
+        except ClusterError as error:
+            if isinstance(error.__cause__, LOST) and raised(error.__cause__) is None:
+                raise LearnersLostError(str(error)) from error
+            raise
 
     def __len__(self) -> int:
         return len(self.workers)

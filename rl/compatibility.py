@@ -151,7 +151,7 @@ def _of_the_correction(method: "Method", sampler: SamplerSpec) -> Iterator[Probl
     if why is not None:
         yield (
             key,
-            f"{why}; use rollout.selection: confidence or random and rollout.temperature > 0, or correction: null",
+            f"{why}; use rollout.selection confidence or random, temperature > 0 and top_p 1, or correction: null",
         )
     if method.objective.couples_rows or method.objective.couples_groups:
         said = f"the loss of {method.objective.kind} is of several rollouts at once, and each would weigh by itself"

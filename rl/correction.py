@@ -59,6 +59,8 @@ def unrecorded(spec: SamplerSpec) -> str | None:
     """Why the law of a sampler's trajectories is not recorded; None where it is."""
     if spec.temperature == 0.0:
         return "at temperature 0 a trajectory is certain, and its probability under other weights is 0 or 1"
+    if spec.top_p < 1.0:
+        return "under rollout.top_p the policy's nucleus is another one now, and what was drawn may have no probability at all"
     if spec.policy_orders and spec.selection != "confidence":
         return f"under selection {spec.selection} the order is a certain function of the policy and has no density"
     return None

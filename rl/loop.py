@@ -21,6 +21,7 @@ from rl.resume import CHECKPOINTS, Start, open_run
 from rl.run import Run, only_one
 from rl.session import EvaluationLeftError, Session
 from rl.setup import Setup, set_up
+from rl.summary import outcomes
 from rl.warm_start import warm_up
 
 SHOWN = ("outcome", "reward", "preference/accuracy")  # beside the bar
@@ -109,7 +110,7 @@ def _run(
             session.progress.changed.append({"update": session.progress.updates, "what": changed})
         with closing(session.open_sinks()):
             try:
-                run = drive(session, interrupt)
+                run = _driven(session, interrupt, drive)
             except (OSError, SafetensorError) as error:
                 if not is_full_disk(error):
                     raise
@@ -130,13 +131,23 @@ def _workers(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Abstra
     return cluster_of(recipe, folder, say)
 
 
+def _driven(session: Session, interrupt: Interrupt, drive: Callable[[Session, Interrupt], Run]) -> Run:
+    """The run to its end; where the learners are lost, from its last checkpoint on, as an interrupted one."""
+    while True:
+        try:
+            return drive(session, interrupt)
+        except LearnersLostError as error:
+            begin_again(session, error)
+
+
 def _train(session: Session, interrupt: Interrupt) -> Run:
     """The order of a run. Everything here may have been done before the last interruption; the session knows."""
     recipe, live = session.setup.recipe, session.live
     if not session.progress.warmed:
         warm_up(session, interrupt)
         _leave_if(interrupt, session)
-    if session.progress.updates == 0 and recipe.eval is not None and recipe.eval.at_start:
+    wanted = session.progress.updates == 0 and recipe.eval is not None and recipe.eval.at_start
+    if wanted and not outcomes(session.folder.path, "start", session.setup):
         _evaluate(session, interrupt, "start")
     last = min(recipe.train.updates, recipe.stop.updates or recipe.train.updates)
     if session.progress.updates < last:
@@ -145,11 +156,7 @@ def _train(session: Session, interrupt: Interrupt) -> Run:
     if session.workers is not None and not ended:
         session.save()  # what lost learners begin again from
     while not ended:
-        try:
-            ended = _advance(session, interrupt, last)
-        except LearnersLostError as error:
-            begin_again(session, error)
-            continue
+        ended = _advance(session, interrupt, last)
         if not ended:
             _leave_if(interrupt, session)
     if recipe.train.updates and ended != "all updates are done":

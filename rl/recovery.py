@@ -12,15 +12,18 @@ def begin_again(session: Session, error: LearnersLostError) -> None:
     saved, _ = checkpoint.newest(session.folder.path / CHECKPOINTS)
     if saved is None:
         raise ClusterError(f"{error}\nNothing was saved yet that could be taken up; start again") from error
-    done = session.progress.updates
-    session.workers.restart_learners(error)
-    recipe = session.setup.recipe
+    done, recipe = session.progress.updates, session.setup.recipe
     steps = recipe.train.updates * recipe.method.inner_passes
-    session.learner = new_learner(session.setup, session.workers, "optim", steps, recipe.train.micro_batch)
-    session.take_up(saved)
+    while True:
+        try:
+            session.workers.restart_learners(error)
+            session.learner = new_learner(session.setup, session.workers, "optim", steps, recipe.train.micro_batch)
+            session.take_up(saved)
+            break
+        except LearnersLostError as again:  # while they load, or take the checkpoint
+            error = again
     back = session.progress.updates
     session.live.say(
         f"{str(error).splitlines()[0]}\nThe learners were started anew from {saved.path.name}; "
         f"{done - back or 'no'} updates are done again."
     )
-    session.live.phase("RL", session.setup.recipe.train.updates, done=back)

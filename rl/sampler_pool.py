@@ -51,8 +51,7 @@ class RaySamplers:
 
     def __init__(self, cluster: "Cluster") -> None:
         self.cluster = cluster
-        self.lost = 0  # workers replaced since the last piece of work that came back
-        self.replaced = 0  # in all
+        self.replaced = 0  # workers, since the start
         self.watch = Watch(cluster.recipe.cluster.samplers)
         self.rows_run = {"without_gradient": 0, "with_gradient": 0}
         self.line: tuple[Any, ...] = ()  # who is on the one that is open: the first learner, and samplers
@@ -116,6 +115,7 @@ class RaySamplers:
         watch.pieces += len(work)
         waiting, busy, found = deque(range(len(work))), {}, {}
         free = deque(range(len(self.workers)))
+        lost = [0] * len(work)  # workers that died over each piece: a machine that ends takes many workers at once
         while len(found) < len(work):
             while waiting and free:
                 number, who = waiting.popleft(), free.popleft()
@@ -130,12 +130,13 @@ class RaySamplers:
                 try:
                     batch, rows_run, seconds = ray.get(call)
                 except LOST as error:
-                    self._replace(who, error, weights)
+                    lost[number] += 1
+                    self._replace(who, error, weights, lost[number])
                     waiting.appendleft(number)
                     continue
                 except RayTaskError as error:
                     raise TrainingError(f"sampler-{who}: {cause(error)}") from error
-                found[number], self.lost = batch, 0
+                found[number] = batch
                 watch.busy[who] += seconds
                 for kind, count in rows_run.items():
                     self.rows_run[kind] += count
@@ -144,13 +145,13 @@ class RaySamplers:
         watch.wall += time.perf_counter() - start
         return [found[number] for number in range(len(work))]
 
-    def _replace(self, who: int, error: BaseException, weights: Published) -> None:
-        self.lost, self.replaced = self.lost + 1, self.replaced + 1
-        name = f"sampler-{who}"
-        if self.lost > self.cluster.recipe.cluster.restarts:
+    def _replace(self, who: int, error: BaseException, weights: Published, lost: int) -> None:
+        self.replaced += 1
+        name, most = f"sampler-{who}", self.cluster.recipe.cluster.restarts
+        if lost > most:
             raise ClusterError(
-                f"{name} died, the {self.lost}th worker in a row without a result (cluster.restarts: "
-                f"{self.cluster.recipe.cluster.restarts}): {cause(error)}{self.cluster.tail(name)}"
+                f"{name} died, worker {lost} in a row over the same piece of work (cluster.restarts: {most}): "
+                f"{cause(error)}{self.cluster.tail(name)}"
             ) from error
         self.cluster.say(f"{name} died and is replaced; what it was drawing is drawn anew ({cause(error)})")
         self.workers[who], self.held[who] = self._start(who), 0

@@ -109,6 +109,9 @@ class Session:
         if len(batch):
             with self.clock.timed("train"):
                 row |= self._learn(update, batch, ratios)
+        kl = recipe.method.kl
+        if recipe.method.needs_reference and kl.reference == "moving" and (update + 1) % kl.every == 0:
+            self.learner.mix_reference(kl.mix)  # whether or not this batch taught anything
         for kind, count in self.setup.policy.rows_run.items():
             run = count - before[kind] + found.rows_run.get(kind, 0)
             self.progress.rows_run[kind] = self.progress.rows_run.get(kind, 0) + run
@@ -164,9 +167,6 @@ class Session:
             raise TrainingError(f"update {update}: {error}. The rollouts of this update are in {where}") from error
         if "skipped" not in step:
             self.progress.version += 1
-        kl = recipe.method.kl
-        if recipe.method.needs_reference and kl.reference == "moving" and (update + 1) % kl.every == 0:
-            self.learner.mix_reference(kl.mix)
         return step
 
     def evaluate(self, when: str, asked: Callable[[], bool] | None = None) -> dict[str, np.ndarray]:
@@ -344,6 +344,9 @@ class Session:
         """Continue from a checkpoint: everything written after it is cut back."""
         state = saved.state
         progress = self.progress = Progress(**state["progress"])
+        self.started = (
+            time.perf_counter()
+        )  # `worked` holds what this process did before, where it goes back in its own run
         self.clock = Clock(progress.seconds)
         if progress.unhealthy and getattr(self.setup.recipe.health, progress.unhealthy) != "stop":
             progress.unhealthy = ""  # its remedy was followed

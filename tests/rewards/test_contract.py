@@ -450,3 +450,11 @@ def test_threads_are_not_left_behind() -> None:
         run(judge)
     names = [thread.name for thread in threading.enumerate()]
     assert sum(bool(re.match("unmask-rewards", name)) for name in names) == 1
+
+
+def test_what_is_logged_may_have_keys_that_are_no_text() -> None:
+    def cells(completions: list[str], log_extra: Any, **_: Any) -> list[float]:
+        log_extra("grid", [{(0, 1): "a\ud800", 2: 3}] * len(completions))
+        return [0.0] * len(completions)
+
+    assert run(cells).extras["grid"][0] == {(0, 1): "a\\ud800", 2: 3}

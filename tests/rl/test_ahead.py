@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+import unmask
 from rl import loop
 from rl.ahead import Ahead, DroppedError
 from rl.collect import Collected, collect
 from rl.config import Recipe, load_recipe
 from rl.learner import Learner
+from rl.learners import LearnersLostError
 from rl.progress import Reporter
 from rl.run import Run, read_jsonl
+from rl.session import Session
 from rl.setup import Setup, load_model, set_up
 from rl.step import train_step
 from rollouts.models import load_policy
@@ -149,6 +152,73 @@ def test_a_reward_that_raises_ends_the_run_at_its_own_update(checkpoint: Path, b
     assert len(read_jsonl(Path("run/metrics.jsonl"))) == 3
     again = train(settings(checkpoint, 1), resume="auto", accept_changes=True)
     assert [row["update"] for row in read_jsonl(again.folder / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+
+
+class Fragile(Beside):
+    """Its learner is lost once, and comes back."""
+
+    def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> Learner:
+        return Learner(self.policy, getattr(self.recipe, section), total_steps=total_steps, micro_batch=micro_batch)
+
+    def restart_learners(self, error: Exception) -> None: ...
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_hours_of_work_count_once_when_the_learner_was_lost(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    hours: list[float] = []
+    update = Session.update
+
+    def fails_once(self: Session, number: int) -> dict[str, Any]:
+        if number == 1:
+            self.started -= 3600 * 10
+        if number == 2:
+            hours.append(self.hours())
+            if len(hours) == 1:
+                raise LearnersLostError("gone")
+        return update(self, number)
+
+    @contextmanager
+    def workers(recipe: Recipe, *_: Any) -> Iterator[Fragile]:
+        yield Fragile(recipe)
+
+    monkeypatch.setattr(Session, "update", fails_once)
+    monkeypatch.setattr(loop, "_workers", workers)
+    train({**settings(checkpoint, depth), "cluster": {"backend": "ray", "placement": "separate"}})
+    assert hours == pytest.approx([10, 10], abs=0.1)
+
+
+def test_a_learner_lost_in_the_last_moment_costs_no_run(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, lost = Session.finish, []
+
+    def fails_once(self: Session) -> Run:
+        if not lost:
+            lost.append(True)
+            raise LearnersLostError("gone")
+        return finish(self)
+
+    @contextmanager
+    def workers(recipe: Recipe, *_: Any) -> Iterator[Fragile]:
+        yield Fragile(recipe)
+
+    monkeypatch.setattr(loop, "_workers", workers)
+    whole = train(settings(checkpoint, 1))
+    whole.folder.rename("whole")
+    monkeypatch.setattr(Session, "finish", fails_once)
+    again = train(settings(checkpoint, 1))
+    assert lost
+    assert read_jsonl(again.folder / "metrics.jsonl") == read_jsonl(Path("whole/metrics.jsonl"))
+    assert same_weights(load_policy(again.folder / "model"), load_policy(Path("whole/model")))
+
+
+def test_the_start_is_measured_once_though_the_run_is_taken_up_there(checkpoint: Path, beside: list[Beside]) -> None:
+    source = settings(checkpoint, 1, 3, eval={"at_start": True})
+    unmask.train(source, digits, ROWS[:4], ROWS[4:], reporter=Reporter(quiet=True))
+    whole = read_jsonl(Path("run/evaluations.jsonl"))
+    resume = "run/checkpoints/update-000000"
+    unmask.train(source, digits, ROWS[:4], ROWS[4:], reporter=Reporter(quiet=True), resume=resume)
+    assert read_jsonl(Path("run/evaluations.jsonl")) == whole
 
 
 # ---- by itself

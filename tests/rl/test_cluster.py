@@ -161,6 +161,31 @@ def test_workers_draw_what_one_process_draws_and_may_die(folder: Path, workers: 
     assert ray.get(cluster.samplers.workers[0].ready.remote()) != victim
 
 
+def test_all_samplers_may_die_at_once(folder: Path, workers: Any) -> None:
+    cluster = workers(samplers=2, restarts=1)
+    alone = Here(load_policy(folder)).sample(PROMPTS, SPEC, pad_to=8, **options())
+    for worker in cluster.samplers.workers:
+        os.kill(ray.get(worker.ready.remote()), signal.SIGKILL)
+    assert same(cluster.samplers.sample(PROMPTS, SPEC, pad_to=8, **options()), alone)
+    assert cluster.samplers.replaced == 2
+
+
+def test_workers_that_keep_dying_end_the_run(folder: Path, workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = workers(samplers=2, restarts=1)
+    start = cluster.samplers._start
+
+    def doomed(number: int) -> Any:
+        worker = start(number)
+        ray.kill(worker)
+        return worker
+
+    monkeypatch.setattr(cluster.samplers, "_start", doomed)
+    for worker in cluster.samplers.workers:
+        ray.kill(worker)
+    with pytest.raises(ClusterError, match="worker 2 in a row over the same piece of work"):
+        cluster.samplers.sample(PROMPTS, SPEC, pad_to=8, **options())
+
+
 def test_workers_draw_with_the_learners_weights(folder: Path, workers: Any) -> None:
     cluster = workers(samplers=1, learners=1)
     policy = load_policy(folder)

@@ -65,6 +65,27 @@ def test_a_sampler_and_the_learner_are_killed_and_the_run_is_that_of_one_process
     same(folder / "hurt", alone)
 
 
+@pytest.mark.timeout(240)
+def test_the_learner_is_killed_and_killed_again_while_it_loads(folder: Path) -> None:
+    settings = ["train.updates=6", "eval=null", "data.eval=null"]
+    with subprocess.Popen(
+        command(*RAY, *settings, "--out", "hurt"), cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        wait_for(folder / "hurt", 2, 120)
+        first = worker(driver.pid, LEARNER)
+        os.kill(first, signal.SIGKILL)
+        until = time.monotonic() + 60
+        while (second := worker(driver.pid, LEARNER)) == first:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        time.sleep(0.3)
+        os.kill(second, signal.SIGKILL)
+        said = driver.communicate(timeout=150)[0]
+    assert driver.returncode == 0, said
+    assert said.count("The learners were started anew") == 1
+    same(folder / "hurt", run(folder, "alone", *settings))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("depth", [0, 1])

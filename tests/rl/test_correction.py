@@ -65,7 +65,7 @@ def test_the_weight_is_the_ratio_of_the_laws(selection: Selection, blocks: int, 
 
 def test_the_policy_s_own_rollouts_weigh_one() -> None:
     old, _ = two_policies()
-    spec = SamplerSpec(canvas=4, block=2, steps=4, top_p=0.9)
+    spec = SamplerSpec(canvas=4, block=2, steps=4)
     law = enumerate_law(old, PROMPT, spec)
     batch = force(old, [PROMPT] * len(law), spec, [outcome.scripts[0] for outcome in law.values()])
     torch.testing.assert_close(ratios(old, batch), torch.zeros(len(batch)), rtol=0, atol=3e-5)
@@ -166,8 +166,10 @@ def test_each_unit_weighs_what_its_own_ratio_is(estimator: dict[str, Any], more:
     assert 0 < row["correction/cut"] < 1
 
 
-def problems(selection: Selection = "confidence", temperature: float = 1.0, **more: Any) -> list[str]:
-    spec = SamplerSpec(canvas=8, block=4, steps=4, selection=selection, temperature=temperature)
+def problems(
+    selection: Selection = "confidence", temperature: float = 1.0, top_p: float = 1.0, **more: Any
+) -> list[str]:
+    spec = SamplerSpec(canvas=8, block=4, steps=4, selection=selection, temperature=temperature, top_p=top_p)
     method = Method.model_validate({"correction": {}, "approximations": ["order_conditional"], **more})
     return [f"{key}: {said}" for key, said in method.problems(spec, 4)]
 
@@ -178,6 +180,7 @@ def test_what_cannot_be_corrected_is_refused() -> None:
     assert problems("random", approximations=names) == []
     assert any(said.startswith("approximations: weights above 2 are cut") for said in problems())
     assert any("under selection entropy" in said for said in problems("entropy", approximations=names))
+    assert any("under rollout.top_p" in said for said in problems(top_p=0.9, approximations=names))
     assert any("at temperature 0" in said for said in problems(temperature=0.0, approximations=names))
     sums = {"kind": "elbo", "length_normalized": False}
     pairs = problems(estimator=sums, objective={"kind": "dpo"}, advantage="best_worst", approximations=names)

@@ -358,3 +358,17 @@ def test_sinks_get_the_numbers_once_even_if_the_run_was_interrupted(checkpoint: 
     events.Reload()
     seen = [(event.step, event.value) for event in events.Scalars("reward")]
     assert seen == [(row["update"] + 1, pytest.approx(row["reward"])) for row in run.metrics]
+
+
+def test_a_moving_reference_moves_also_after_a_batch_without_signal(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flat_once(completions: list[str], trainer_state: Any = None, **_: Any) -> list[float]:
+        return [1.0] * len(completions) if trainer_state.global_step == 1 else digits(completions)
+
+    moved: list[float] = []
+    monkeypatch.setattr(Learner, "mix_reference", lambda self, share: moved.append(share))
+    method = {"preset": "trajectory_grpo", "approximations": ["order_conditional"]}
+    kl = {"kl": {"beta": 0.1, "reference": "moving", "every": 2}}
+    train(recipe(checkpoint, method=method | kl, train={"updates": 4}, rollout={"dynamic": {"rounds": 1}}), flat_once)
+    assert len(moved) == 2
