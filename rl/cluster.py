@@ -19,7 +19,7 @@ from rl.backends import TrainingError
 from rl.config import Recipe
 from rl.graders import RayGraders
 from rl.learners import ClusterError, LearnerGroup, LearnersLostError
-from rl.placement import LOST, cause, connect, gathered, place, raised, started
+from rl.placement import LOST, cause, check_room, connect, gathered, place, raised, started
 from rl.rank import Rank
 from rl.sampler_pool import Pinned, RaySamplers, Watch
 from rl.setup import Setup
@@ -184,17 +184,31 @@ class RayCrew:
 
 
 @contextmanager
-def cluster_of(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
-    """The workers of a recipe with ``cluster.backend: ray``, for the time of the block; none is left afterwards."""
+def joined(recipe: Recipe) -> Iterator[None]:
+    """The recipe's cluster, started or joined for the time of the block, with room for all workers. Raises ClusterError; nothing else was
+    done by then."""
     own = not ray.is_initialized()
     if own:
         connect(recipe)
     try:
+        check_room(recipe)
+        yield
+    finally:
+        if own:
+            ray.shutdown()
+
+
+@contextmanager
+def cluster_of(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
+    """The workers of a recipe with ``cluster.backend: ray``, for the time of the block; none is left afterwards."""
+    wanted = recipe.cluster
+    with joined(recipe):
+        where = "here" if wanted.address is None else f"at {wanted.address}"
+        count = f"{wanted.learners} learners under ZeRO {wanted.zero_stage}, {wanted.samplers} samplers"
+        graders = f", {wanted.reward_workers} reward workers" if wanted.reward_workers else ""
+        say(f"Starting workers on Ray {where}: {count}{graders}; each prints to {folder / LOGS}")
         cluster = Cluster(recipe, folder, say)
         try:
             yield cluster
         finally:
             cluster.close()
-    finally:
-        if own:
-            ray.shutdown()

@@ -30,6 +30,11 @@ class Interrupt:
             self._before = {number: signal.signal(number, self._handle) for number in wanted}
         return self
 
+    def again(self) -> None:
+        """Take the signals back: Ray, when it starts, puts a handler of its own over that of SIGTERM, unseen by Python."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -38,6 +38,13 @@ class Workload:
     costs: Callable[[int], Mapping[str, int]]
     ahead: bool = False  # rollouts are drawn while earlier ones are learned from, on GPUs of their own
 
+    @property
+    def in_turns(self) -> "Workload":
+        """The same without drawing ahead, where there is nothing to correct."""
+        if not self.ahead:
+            return self
+        return replace(self, ahead=False, costs=lambda micro_batch: {**self.costs(micro_batch), "correction": 0})
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -316,7 +323,7 @@ def choose(setting: Setting, work: Workload, hardware: Hardware, utilisation: fl
     def cost(layout: Layout, spent: float) -> float:
         return spent * (OFFLOAD if layout.cluster.offload else 1.0)
 
-    together = first_fit(setting, work, hardware, "colocate", 0, utilisation)
+    together = first_fit(setting, work.in_turns, hardware, "colocate", 0, utilisation)
     splits = [first_fit(setting, work, hardware, "separate", n, utilisation) for n in splits_of(work, hardware)]
     apart = min(
         (one for one in splits if one is not None), key=lambda one: (cost(one, one.overlapped), one.total), default=None

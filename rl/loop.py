@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from rewards.contract import RewardError
+from rl import checkpoint
 from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
 from rl.fingerprints import fingerprints
@@ -96,6 +97,8 @@ def _run(
         only_one(setup.recipe.out),
         ExitStack() as stack,
     ):
+        stack.enter_context(_cluster(setup.recipe))  # before anything is written or moved
+        interrupt.again()
         folder = start.begin(live.say)
         workers = stack.enter_context(_workers(setup.recipe, folder.path, live.say))
         if workers is not None:
@@ -122,8 +125,17 @@ def _run(
             return run
 
 
+def _cluster(recipe: Recipe) -> AbstractContextManager[None]:
+    """The recipe's cluster itself; nothing where the work is done in this process."""
+    if recipe.cluster.backend == "local":
+        return nullcontext()
+    from rl.cluster import joined  # Ray is an extra
+
+    return joined(recipe)
+
+
 def _workers(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> AbstractContextManager[Any]:
-    """The recipe's cluster for the time of a block; None where the work is done in this process."""
+    """The recipe's workers for the time of a block; None where the work is done in this process."""
     if recipe.cluster.backend == "local":
         return nullcontext()
     from rl.cluster import cluster_of  # Ray is an extra
@@ -241,6 +253,8 @@ def _leave_if(interrupt: Interrupt, session: Session) -> None:
     at = f"update {progress.updates} of {recipe.train.updates}"
     if not progress.warmed:
         at = f"step {progress.sft_steps} of the warm start"
+    if not checkpoint.listed(folder / CHECKPOINTS):
+        raise RunInterrupted(f"stopped before anything was saved in {folder}; start it again with the same command")
     again = f"unmask {session.command} {shlex.quote(str(folder / 'recipe.yaml'))} --resume {shlex.quote(str(folder))}"
     raise RunInterrupted(
         f"stopped at {at}, saved in {folder}. Continue with the same command and --resume auto, or with: {again}"

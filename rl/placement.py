@@ -205,8 +205,8 @@ def shares_of(wanted: ClusterConfig, gpus: float) -> Shares:
     return Shares(learner, sampler, pairs, kept)
 
 
-def place(recipe: Recipe) -> Places:
-    """Reserve room for every worker. Raises ClusterError where the cluster has less."""
+def check_room(recipe: Recipe) -> Shares:
+    """Raises ClusterError where the cluster has less than the recipe wants, whether or not others use it."""
     wanted, have = recipe.cluster, ray.cluster_resources()
     shares = shares_of(wanted, have.get("GPU", 0.0))
     graders = wanted.reward_workers * wanted.cpus_per_worker
@@ -217,6 +217,12 @@ def place(recipe: Recipe) -> Places:
                 f"{have.get(kind, 0.0):g}; lower cluster.learners or cluster.samplers, or what each is given "
                 f"({'gpus_per_learner, gpus_per_sampler' if kind == 'GPU' else 'cpus_per_worker'})"
             )
+    return shares
+
+
+def place(recipe: Recipe) -> Places:
+    """Reserve room for every worker. Raises ClusterError where the cluster has less."""
+    wanted, shares = recipe.cluster, check_room(recipe)
     group = placement_group(shares.bundles, strategy="PACK")
     if not group.wait(timeout_seconds=wanted.start_timeout):
         remove_placement_group(group)

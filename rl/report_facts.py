@@ -49,6 +49,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
             _joined(*(_words(name, optim.get(name)) for name in ("lr", "schedule", "warmup_steps", "max_grad_norm"))),
         ),
         ("Training sampler", _sampler(at(recipe, "rollout"))),
+        ("Drawn ahead", _ahead(recipe)),
         ("Evaluation sampler", _evaluation_sampler(recipe)),
         ("Seed", _words("", at(recipe, "train.seed"))),
         ("Best", _best(at(run.summary, "best"))),
@@ -193,3 +194,13 @@ def _versions(summary: Mapping[str, Any]) -> str | None:
     return _joined(
         *(f"{name} {value}" for name, value in versions.items()), f"commit {str(commit)[:12]}" if commit else None
     )
+
+
+def _ahead(recipe: Mapping[str, Any]) -> str | None:
+    depth, correction = at(recipe, "rollout.async_depth"), at(recipe, "method.correction")
+    if not depth:
+        return None
+    treated = "taken for the policy's own"
+    if correction:
+        treated = f"weighed per {correction['per']}, at most {correction['most']:g}"
+    return f"{depth} update{'s' if depth > 1 else ''}; rollouts of older weights are {treated}"

@@ -266,6 +266,14 @@ _FIXED = (
     ),
     Panel(
         TIME,
+        "an update by the clock",
+        ("seconds/update",),
+        "s",
+        "from one to the next, evaluation and saving left out",
+        zero=True,
+    ),
+    Panel(
+        TIME,
         "waiting for a batch",
         ("seconds/waiting",),
         "s",
@@ -294,8 +302,8 @@ _OF_WORKERS = {
     "waiting": "pieces of work per sampler when drawing began; below 2, the slowest is waited for",
 }
 
-# The first is drawn with the held-out accuracy, the second is one number, said in the head, the third the sum of its phases.
-_ELSEWHERE = {"outcome", "seconds/warm_start", "seconds/update"}
+# The first is drawn with the held-out accuracy, the second is one number, said in the head.
+_ELSEWHERE = {"outcome", "seconds/warm_start"}
 
 
 def panels(metrics: Collection[str], warm_start: Collection[str]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -69,6 +69,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> list[Beside]:
         yield made[-1]
 
     monkeypatch.setattr(loop, "_workers", workers)
+    monkeypatch.setattr(loop, "_cluster", lambda recipe: nullcontext())
     return made
 
 
@@ -185,6 +186,7 @@ def test_hours_of_work_count_once_when_the_learner_was_lost(
 
     monkeypatch.setattr(Session, "update", fails_once)
     monkeypatch.setattr(loop, "_workers", workers)
+    monkeypatch.setattr(loop, "_cluster", lambda recipe: nullcontext())
     train({**settings(checkpoint, depth), "cluster": {"backend": "ray", "placement": "separate"}})
     assert hours == pytest.approx([10, 10], abs=0.1)
 
@@ -203,6 +205,7 @@ def test_a_learner_lost_in_the_last_moment_costs_no_run(checkpoint: Path, monkey
         yield Fragile(recipe)
 
     monkeypatch.setattr(loop, "_workers", workers)
+    monkeypatch.setattr(loop, "_cluster", lambda recipe: nullcontext())
     whole = train(settings(checkpoint, 1))
     whole.folder.rename("whole")
     monkeypatch.setattr(Session, "finish", fails_once)

@@ -115,6 +115,24 @@ def test_what_cannot_be_is_said_and_nothing_is_left(folder: Path) -> None:
         assert done.returncode == 1
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+        assert not (folder / "bad").exists()  # an earlier run would not have been moved aside
+
+
+@pytest.mark.timeout(180)
+def test_sigterm_saves_and_what_it_says_goes_on(folder: Path) -> None:
+    """Ray has a handler of its own for it, and clusters send it."""
+    settings = [*RAY, "train.updates=500", "save.every=0", "eval=null", "data.eval=null"]
+    with subprocess.Popen(
+        command(*settings, "--out", "cut"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as cut:
+        wait_for(folder / "cut", 2)
+        cut.send_signal(signal.SIGTERM)
+        said = cut.communicate(timeout=60)[0]
+    assert cut.returncode == 130, said
+    assert "Stopping with a checkpoint" in said
+    saved, _ = checkpoint.newest(folder / "cut" / "checkpoints")
+    assert saved is not None
+    assert saved.state["progress"]["updates"] == len(rows(folder / "cut")) >= 2
 
 
 def kill(driver: int, title: str, run: Path, after: int) -> None:
