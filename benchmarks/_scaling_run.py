@@ -183,7 +183,7 @@ class Pool:
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-        ray.init(num_cpus=4, object_store_memory=STORE_BYTES, **options)
+        ray.init(address="local", num_cpus=4, object_store_memory=STORE_BYTES, **options)
         teach()
         self.ray, self.mask = ray, character_tokenizer(chat=True).mask_token_id
         self.ranks: list[Any] = []

@@ -49,7 +49,7 @@ OPTIM = {"lr": 1e-3, "max_grad_norm": 1e9}
 @pytest.fixture(scope="module", autouse=True)
 def machine() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

@@ -115,7 +115,7 @@ def test_what_cannot_be_is_said_and_nothing_is_left(folder: Path) -> None:
         assert done.returncode == 1
         assert said in done.stderr
         assert "Traceback" not in done.stderr
-        assert not (folder / "bad").exists()  # an earlier run would not have been moved aside
+        assert not (folder / "bad" / "recipe.yaml").exists()  # nor an earlier run been moved aside
 
 
 @pytest.mark.timeout(180)

@@ -47,7 +47,7 @@ def test_gradients_stay_here() -> None:
 def ray() -> Iterator[object]:
     ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
 
