@@ -65,8 +65,8 @@ def _ahead(recipe: Recipe) -> Iterator[Found]:
     if method.objective.kind != "dpo" and not named:
         yield (
             (key, "method.approximations"),
-            f"rollouts are of weights up to {recipe.rollout.async_depth} updates old, and the method takes them for the policy's own",
-            "set method.correction: {most: 2.0} with approximations: [truncated_correction], or name it: [stale_rollouts]",
+            f"is {recipe.rollout.async_depth}, so rollouts are of older weights, and the method takes them for the policy's own",
+            "set method.correction: {per: unit} (or trajectory) with approximations: [truncated_correction], or name it: [stale_rollouts]",
         )
 
 

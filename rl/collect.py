@@ -46,9 +46,8 @@ class Collected:
     def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors by name and the rest, for a checkpoint."""
         tensors, batch = self.batch.parts()
-        extras = json.loads(
-            json.dumps(plain(self.extras), default=str)
-        )  # of the user's functions; they end as JSON anyway
+        # Of the user's functions, so it may be anything; it ends as JSON in any case.
+        extras = json.loads(json.dumps(plain(self.extras), default=str))
         rest = {"metrics": self.metrics, "extras": extras, "forwards": self.forwards, "rows_run": self.rows_run}
         return tensors, {**rest, "batch": batch, "row": self.clock.row, "seconds": self.clock.total}
 

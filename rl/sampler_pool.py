@@ -209,11 +209,10 @@ def _over_the_line(pool: RaySamplers, weights: Published, workers: Sequence[Any]
         found, failed = gathered(calls)
         if failed is None:
             return found
-        if failed[0] == 0 and isinstance(failed[1], LOST):
-            raise LearnersLostError(f"a learner died: {cause(failed[1])}{pool.cluster.tail('learner-0')}") from failed[
-                1
-            ]
-        return failed[1]
+        place, error = failed
+        if place == 0 and isinstance(error, LOST):
+            raise LearnersLostError(f"a learner died: {cause(error)}{pool.cluster.tail('learner-0')}") from error
+        return error
 
     if pool.line != members:
         pool.lines += 1

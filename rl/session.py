@@ -344,9 +344,7 @@ class Session:
         """Continue from a checkpoint: everything written after it is cut back."""
         state = saved.state
         progress = self.progress = Progress(**state["progress"])
-        self.started = (
-            time.perf_counter()
-        )  # `worked` holds what this process did before, where it goes back in its own run
+        self.started = time.perf_counter()  # what this process did before, should it go back, `worked` holds
         self.clock = Clock(progress.seconds)
         if progress.unhealthy and getattr(self.setup.recipe.health, progress.unhealthy) != "stop":
             progress.unhealthy = ""  # its remedy was followed

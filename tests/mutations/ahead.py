@@ -62,4 +62,11 @@ MUTATIONS = (
         AHEAD,
     ),
     Mutation("failed batches kept", "rl/ahead.py", "if job.exception() is None}", "}", AHEAD),
+    Mutation(
+        "overlap of the wrong sign",
+        "rl/session.py",
+        'max(0.0, 1.0 - self.clock.row["seconds/waiting"]',
+        'max(0.0, 1.0 + self.clock.row["seconds/waiting"]',
+        AHEAD,
+    ),
 )
