@@ -20,6 +20,8 @@ have node || packages+=(nodejs)
 have npm || packages+=(npm)
 # The tests of the report open it in a browser.
 have chromium || have google-chrome || packages+=(chromium)
+# Code that models wrote runs inside its namespaces.
+have bwrap || packages+=(bubblewrap)
 
 if [ ${#packages[@]} -eq 0 ]; then
   exit 0
