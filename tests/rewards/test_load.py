@@ -218,7 +218,7 @@ def test_the_docs_list_every_built_in_reward() -> None:
         assert f"`{name}`" in page or f"`{name.partition('.')[2]}`" in page
 
 
-def test_a_name_that_is_how_the_spread_of_another_is_logged() -> None:
+def test_a_name_that_is_how_a_number_of_another_is_logged() -> None:
     entries = [{"fn": "sudoku.solved", "name": "x"}, {"fn": "sudoku.cells", "name": "x/std"}]
-    with pytest.raises(RewardError, match=r"rewards\[1\]\.name: 'x/std' is how the spread of 'x' is logged"):
+    with pytest.raises(RewardError, match=r"rewards\[1\]\.name: 'x/std' is how a number of 'x' is logged"):
         load_rewards(entries, base=Path())
