@@ -194,7 +194,7 @@ def _asked(
     if absent:
         raise RewardError(
             f"reward {reward.name} asks for {', '.join(absent)}, which is known of whole rollouts only, and it is given "
-            f"{'recorded answers' if rollout else 'texts'} here"
+            f"{'texts' if rollout is None else 'recorded answers'} here"
         )
     return {name: list((rollout or {})[name]) for name in names}
 

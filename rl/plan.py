@@ -209,7 +209,7 @@ def try_rewards(recipe: Recipe, rewards: Sequence[Reward], prompts: PromptSet, t
             completion_ids=[ids],
             columns=columns_of([prompt]),
             trainer_state=TrainerState(max_steps=recipe.train.updates),
-            rollout=invented_arguments(ids, tokenizer, prefill),
+            rollout=invented_arguments(WRONG, ids, tokenizer, prefill),
         )
 
     def said(name: str) -> str:

@@ -42,16 +42,16 @@ def answer_arguments(names: Collection[str], ids: Sequence[Sequence[int]], eos_i
     return {name: values for name, values in found.items() if name in names}
 
 
-def invented_arguments(ids: Sequence[int], tokenizer: Any, prefill: str) -> dict[str, list[Any]]:
+def invented_arguments(text: str, ids: Sequence[int], tokenizer: Any, prefill: str) -> dict[str, list[Any]]:
     """Of one completion that nobody drew: as if its tokens had been revealed from left to right, one a step."""
-    shown = [tokenizer.decode(list(ids[: step + 1]), skip_special_tokens=True) for step in range(len(ids))]
-    texts = [prefill + text + HIDDEN * (len(ids) - step - 1) for step, text in enumerate(shown)]
+    shown = [tokenizer.decode(list(ids[:count]), skip_special_tokens=True) for count in range(1, len(ids))]
+    states = [prefill + part + HIDDEN * (len(ids) - at - 1) for at, part in enumerate(shown)]
     return {
         "forwards": [len(ids)],
         "truncated": [False],
         "finish_reason": [FINISH_EOS],
         "reveal_steps": [list(range(len(ids)))],
-        "intermediate_texts": [texts],
+        "intermediate_texts": [[*states, prefill + text]],
     }
 
 
