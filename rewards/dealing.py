@@ -149,4 +149,6 @@ def _tell(task: Task, answer: Answer, say: Callable[[str], None]) -> None:
         rows = ", ".join(str(task.numbers[place]) for place in places[:SHOWN_ROWS])
         more = ", ..." if len(places) > SHOWN_ROWS else ""
         what = "row" if len(places) == 1 else "rows"
-        say(storable(f"{reason}: {what} {rows}{more} of {len(task)} dropped\n{sample(task, places[0])}"))
+        slow = "; where it is only slow, raise its timeout in rewards" if "did not answer" in reason else ""
+        said = f"{reason}: {what} {rows}{more} of {len(task)} dropped{slow}\n{sample(task, places[0])}"
+        say(storable(said))

@@ -26,7 +26,7 @@ from rewards.pool import Pool, PoolError
 
 # Modules of this package whose functions answer any text at once, or bound what they do by processes of their own.
 BOUNDED = ("countdown", "format", "gsm8k", "math", "sudoku")
-TIMEOUT = 300.0
+TIMEOUT = 600.0
 START_SECONDS = 300.0
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.stdin.readline()); from rewards.grader_worker import main; main()"

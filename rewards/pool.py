@@ -55,7 +55,7 @@ class _Worker:
     deadline: float
     request: int | None = None  # index of the request it works on
     lines: list[str] = field(default_factory=list)
-    rest: bytes = b""  # of a line that has not fully arrived
+    rest: bytearray = field(default_factory=bytearray)  # of a line that has not fully arrived
     ready: bool = False
     served: int = 0
 
@@ -208,7 +208,10 @@ class Pool:
         if not data:
             self._gone(worker, replies, overran=False)
             return
-        *lines, worker.rest = (worker.rest + data).split(b"\n")
+        worker.rest += data
+        if b"\n" not in data:
+            return
+        *lines, worker.rest = worker.rest.split(b"\n")
         for line in (line.decode(errors="replace") for line in lines):
             if not worker.ready:
                 if line.startswith("!"):

@@ -206,7 +206,7 @@ class ClusterConfig(Section):
         description="processes that grade a batch in as many pieces; 0: one beside the driver, and a batch is one call",
     )
     reward_timeout: Positive = Field(
-        default=300, description="seconds that a reward may take to grade a batch; rows without an answer are dropped"
+        default=600, description="seconds that a reward may take to grade a batch; rows without an answer are dropped"
     )
     gpus_per_learner: float | None = Field(
         default=None, ge=0, description="null: 1 where the cluster has GPUs, shared with a sampler under colocate"
@@ -225,7 +225,9 @@ class ClusterConfig(Section):
         description="how samplers get new ones. store: through Ray's memory; direct: from the first learner by NCCL (gloo without GPUs)",
     )
     restarts: int = Field(default=3, ge=0, description="how often lost workers are replaced in a row before a run ends")
-    start_timeout: Positive = Field(default=300, description="seconds for all workers to load the model")
+    start_timeout: Positive = Field(
+        default=300, description="seconds for all workers to start: to load the model, or reward code"
+    )
 
 
 class SaveConfig(Section):

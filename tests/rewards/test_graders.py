@@ -195,6 +195,12 @@ def test_of_two_async_rewards_the_one_that_hangs_is_found(graders: Any) -> None:
     assert found.dropped == [None, "reward judge_hangs: did not answer in 3 s", None]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its order of killing where memory runs out")
+def test_where_memory_runs_out_it_ends_before_the_run(graders: Any) -> None:
+    mark, rewards = graders("first_to_go")
+    assert mark(rewards, **rows(["a"])).total == [1000.0]
+
+
 def test_children_of_a_hanging_reward_end_with_it(graders: Any, folder: Path) -> None:
     mark, rewards = graders("leaves_child", timeout=0.6)
     mark(rewards, **rows(["a"]))

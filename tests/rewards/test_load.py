@@ -212,6 +212,15 @@ def test_example_of_the_docs(tmp_path: Path) -> None:
         assert grades.metrics == {"words": 3.0}
 
 
+def test_example_of_a_rollout_in_the_docs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+    source = page.split("<!-- example: a test runs this block -->\n```python\n")[2].split("```")[0]
+    (tmp_path / "my_rewards.py").write_text(source)
+    loaded = load_rewards(["my_rewards.py:settled"], base=tmp_path)
+    given = {"prompts": ["q"], "completions": ["72"], "completion_ids": [[1, 2]], "columns": {}, "trainer_state": None}
+    assert grade(loaded, **given, rollout={"intermediate_texts": [["░░", "7░", "72", "72"]]}).total == [0.5]
+
+
 def test_the_docs_list_every_built_in_reward() -> None:
     page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
     for name in available():

@@ -88,7 +88,7 @@ def test_only_the_row_that_does_it_is_dropped(entries: list[Any], tmp_path: Path
     assert found.extras["shouted"] == ["A", "DIE", "B", "HANG"]
     assert [line.partition("\n")[0] for line in said] == [
         f"reward risky: {DIED}: row 1 of 4 dropped",
-        f"reward risky: {HUNG}: row 3 of 4 dropped",
+        f"reward risky: {HUNG}: row 3 of 4 dropped; where it is only slow, raise its timeout in rewards",
     ]
     assert workers.replaced >= 4  # with the piece, and alone
     assert graders(rewards, **rows(["a"])).total == [2.5]  # and the workers are well again
