@@ -11,8 +11,9 @@ Who owns the processes (this machine: `rewards/graders.py`; Ray) is not known he
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from signal import Signals
 from typing import Protocol
 
@@ -54,6 +55,7 @@ class Workers(Protocol):
 
 def deal(workers: Workers, tasks: Sequence[Task], timeout: float, say: Callable[[str], None]) -> list[Answer]:
     """The answers to some tasks, made together. Raises RewardError, that of the first row, where a function did not keep the contract."""
+    began = time.monotonic()
     jobs = _pieces(tasks, workers.size)
     replies = workers.run([[tasks[i].part(places) for i, places in job] for job in jobs], timeout / 2, float("inf"))
     raise_first(replies)
@@ -70,8 +72,10 @@ def deal(workers: Workers, tasks: Sequence[Task], timeout: float, say: Callable[
     for (i, place), part in zip(alone, _one_by_one(workers, tasks, alone, timeout), strict=True):
         parts[i].append(([place], part))
     found = [assembled(len(task), part) for task, part in zip(tasks, parts, strict=True)]
-    for task, part in zip(tasks, found, strict=True):
-        _tell(task, part, say)
+    took = time.monotonic() - began
+    for i, (task, part) in enumerate(zip(tasks, found, strict=True)):
+        if _tell(task, part, say):
+            found[i] = replace(part, seconds=took)
     return found
 
 
@@ -139,8 +143,8 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def _tell(task: Task, answer: Answer, say: Callable[[str], None]) -> None:
-    """What was lost, once for each reason, with the first row that it happened to."""
+def _tell(task: Task, answer: Answer, say: Callable[[str], None]) -> bool:
+    """Say what was lost, once for each reason, with the first row that it happened to. Whether anything was."""
     lost: dict[str, list[int]] = {}
     for place, score in enumerate(answer.scores):
         if isinstance(score, Drop) and score.kind == "lost":
@@ -152,3 +156,4 @@ def _tell(task: Task, answer: Answer, say: Callable[[str], None]) -> None:
         slow = "; where it is only slow, raise its timeout in rewards" if "did not answer" in reason else ""
         said = f"{reason}: {what} {rows}{more} of {len(task)} dropped{slow}\n{sample(task, places[0])}"
         say(storable(said))
+    return bool(lost)
