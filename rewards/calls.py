@@ -1,25 +1,32 @@
-"""One call of one reward function: its arguments, running it (plain or async), and what is said when it fails."""
+"""One call of one reward function: its arguments, running it (plain or async), reading what it returns, and what is said when it fails."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
+import math
 import os
+import re
 import threading
 import time
 import traceback
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rewards.load import FIXED_ARGUMENTS, Reward, RewardError, is_async, missing_columns
+from rewards.load import FIXED_ARGUMENTS, Reward, RewardError, is_async
+from rewards.text import shorten, storable
 
-# Columns that TRL keeps from reward functions: they arrive as `prompts`, `completions` and `completion_ids`.
-WITHHELD = frozenset({"prompt", "completion", "completion_ids"})
 _REPLAY_SECONDS = 10.0
-_WRITABLE_BITS = 14_000  # Python writes integers of up to 4300 digits
+MAX_REASON_CHARS = 80
+# Hexadecimal ids and digits, but not what may be a status (HTTP 503): those are few.
+_CHANGING = re.compile(
+    r"\b(?=[a-f]*[0-9])[0-9a-f-]{8,}\b|\b(?![1-5][0-9]{2}\b)[0-9]+|(?<=[^\W0-9])[0-9]+", re.IGNORECASE
+)
 
 
 class InfrastructureError(Exception):
@@ -30,100 +37,170 @@ class InfrastructureError(Exception):
     """
 
 
-@dataclass
-class Call:
-    """One function's call: its arguments, what it logs, what it returned or failed with, and how long it took."""
+@dataclass(frozen=True)
+class Drop:
+    """In the place of a score: the row must not be used.
+
+    kind: "infrastructure_failures" (the function said so), "errors" (it raised, and its entry says drop), "lost" (its process hung
+    or died).
+    """
+
+    kind: str
+    reason: str
+
+
+Score = float | Drop | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One reward and the rows it is to score.
+
+    rows      every argument that has a value per row, by name: prompts, completions, completion_ids, columns, what is asked of rollouts
+    numbers   the rows' places in the whole batch, for messages
+    state     trainer_state
+    """
 
     reward: Reward
-    arguments: dict[str, Any]
-    extras: dict[str, list[Any]]
-    metrics: dict[str, list[float]]
-    outcome: list[Any] | InfrastructureError = field(default_factory=list)
+    rows: Mapping[str, list[Any]]
+    numbers: Sequence[int]
+    state: Any = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def part(self, places: Sequence[int]) -> Task:
+        """These rows of it only."""
+        rows = {name: [values[i] for i in places] for name, values in self.rows.items()}
+        return replace(self, rows=rows, numbers=[self.numbers[i] for i in places])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a task of n rows.
+
+    scores    n numbers, None where the reward does not apply, or a Drop
+    extras    what was logged by log_extra: n values per column
+    metrics   what was logged by log_metric: (value, rows of the call that logged it) per name
+    """
+
+    scores: list[Score]
+    extras: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
-def prepare(
-    reward: Reward,
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
-    completion_ids: Sequence[Sequence[int]],
-    columns: Mapping[str, Sequence[Any]],
-    trainer_state: Any,
-) -> Call:
-    """The arguments that TRL would pass. RewardError for a column that the function needs and the data lacks."""
-    given = {name: list(values) for name, values in columns.items() if name not in WITHHELD}
-    missing = missing_columns(reward, list(given))
-    if missing:
-        raise RewardError(
-            f"reward {reward.name}: the data has no column {', '.join(map(repr, missing))} (columns: "
-            f"{', '.join(sorted(given)) or 'none besides the prompt'}); "
-            f"map one with data.train.columns: {{{missing[0]}: <name in the file>}}"
-        )
-    clash = sorted(set(reward.kwargs) & set(given))
-    if clash:
-        raise RewardError(f"reward {reward.name}: kwargs {clash} are also data columns; rename the kwarg or the column")
-    extras: dict[str, list[Any]] = defaultdict(list)
-    metrics: dict[str, list[float]] = defaultdict(list)
-    arguments = {
-        "prompts": list(prompts),
-        "completions": list(completions),
-        "completion_ids": list(completion_ids),
-        **given,
-        **reward.kwargs,
-        "trainer_state": trainer_state,
-        "log_extra": lambda column, values: extras[storable(column)].extend(map(storable, values)),
-        "log_metric": lambda name, value: metrics[storable(name)].append(value),
-    }
-    return Call(reward, arguments, extras, metrics)
+def assembled(size: int, parts: Sequence[tuple[Sequence[int], Answer]]) -> Answer:
+    """One answer for `size` rows from answers for some of them, each with the places of its rows; a later one replaces an earlier.
+
+    Seconds are the longest: parts run side by side.
+    """
+    scores: list[Score] = [None] * size
+    extras: dict[str, list[Any]] = {}
+    metrics: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for places, part in parts:
+        for name in part.extras:
+            extras.setdefault(name, [None] * size)
+        for i, place in enumerate(places):
+            scores[place] = part.scores[i]
+            for name, values in part.extras.items():
+                extras[name][place] = values[i]
+        for name, values in part.metrics.items():
+            metrics[name].extend(values)
+    return Answer(scores, extras, dict(metrics), max((part.seconds for _, part in parts), default=0.0))
 
 
 # -------------------------------------------------------------------------------------------------------------- running
 
 
-def run(calls: Sequence[Call]) -> None:
-    """Make every call and fill in its outcome and seconds: plain functions in order, then the async ones together."""
-    for call in calls:
-        if not is_async(call.reward.fn):
-            error = _attempt(call)
-            if error is not None:
-                raise _failure(call, error) from error
-    waiting = [call for call in calls if is_async(call.reward.fn)]
-    for call, error in zip(waiting, _in_loop(_gather(waiting)) if waiting else [], strict=True):
-        if error is not None:
-            raise _failure(call, error) from error
+@dataclass
+class _Call:
+    task: Task
+    extras: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    output: list[Any] | InfrastructureError = field(default_factory=list)
+    error: BaseException | None = None
+    seconds: float = 0.0
+
+    def arguments(self) -> dict[str, Any]:
+        """What the function is called with: copies, so that what it does to them changes nothing for anybody else."""
+        reward = self.task.reward
+        found = {name: [_copied(value) for value in values] for name, values in self.task.rows.items()}
+        found |= {name: _plain_copy(value) for name, value in reward.kwargs.items()}
+        if reward.cache:  # of rows that are not graded again, these would say nothing
+            return found
+        return found | {
+            "trainer_state": _copied(self.task.state),
+            "log_extra": lambda column, values: self.extras[storable(column)].extend(map(storable, values)),
+            "log_metric": lambda name, value: self.metrics[storable(name)].append(value),
+        }
 
 
-def _attempt(call: Call) -> BaseException | None:
-    started = time.perf_counter()
+def answer(tasks: Sequence[Task]) -> list[Answer]:
+    """Make every call here, in this process: plain functions in order, then the async ones together. Raises RewardError."""
+    found: dict[int, Answer] = {}
+    for i, task in enumerate(tasks):
+        if not is_async(task.reward.fn):
+            found[i] = _settled(_attempt(_Call(task)))
+    waiting = [i for i in range(len(tasks)) if i not in found]
+    if waiting:
+        calls = _in_loop(_gather([_Call(tasks[i]) for i in waiting]))
+        found |= {i: _settled(call) for i, call in zip(waiting, calls, strict=True)}
+    return [found[i] for i in range(len(tasks))]
+
+
+def _attempt(call: _Call) -> _Call:
+    arguments, started = call.arguments(), time.perf_counter()
     try:
-        call.outcome = _as_list(call.reward, call.reward.fn(**_fresh(call.arguments)))
+        call.output = _as_list(call, call.task.reward.fn(**arguments))
     except InfrastructureError as error:
-        call.outcome = error
+        call.output = error
     except (Exception, SystemExit) as error:  # noqa: BLE001  authors' code may raise anything
-        return error
+        call.error = error
     call.seconds = time.perf_counter() - started
-    return None
+    return call
 
 
-async def _attempt_async(call: Call) -> BaseException | None:
-    started = time.perf_counter()
+async def _attempt_async(call: _Call) -> _Call:
+    arguments, started = call.arguments(), time.perf_counter()
     try:
-        call.outcome = _as_list(call.reward, await call.reward.fn(**_fresh(call.arguments)))
+        call.output = _as_list(call, await call.task.reward.fn(**arguments))
     except InfrastructureError as error:
-        call.outcome = error
+        call.output = error
     except (Exception, SystemExit) as error:  # noqa: BLE001  as above; SystemExit would also end the loop's thread
-        return error
+        call.error = error
     call.seconds = time.perf_counter() - started
-    return None
+    return call
 
 
-def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists of its own for every call: a function that changes its arguments must not change the next one's."""
-    return {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
-
-
-async def _gather(calls: Sequence[Call]) -> list[BaseException | None]:
+async def _gather(calls: Sequence[_Call]) -> list[_Call]:
     return await asyncio.gather(*map(_attempt_async, calls))
+
+
+def _again(tasks: Sequence[Task]) -> list[_Call]:
+    """Calls that share nothing: one after the other, or together if the function is async."""
+    calls = [_Call(task) for task in tasks]
+    return _in_loop(_gather(calls)) if tasks and is_async(tasks[0].reward.fn) else [_attempt(call) for call in calls]
+
+
+def _copied(value: Any) -> Any:
+    """Another object of the same value; the value itself where it cannot be copied."""
+    if value is None or isinstance(value, (str, int, float, bytes)):
+        return value
+    if type(value) is list:
+        return [_copied(item) for item in value]
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    with suppress(Exception):  # a row may hold any object
+        return copy.deepcopy(value)
+    return value
+
+
+def _plain_copy(value: Any) -> Any:
+    """As `_copied`, of what a recipe can hold; an object passed from Python (a client, a model) is the author's to share."""
+    if type(value) is list:
+        return [_plain_copy(item) for item in value]
+    return {key: _plain_copy(item) for key, item in value.items()} if type(value) is dict else value
 
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -149,52 +226,137 @@ def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:
         raise
 
 
-def _as_list(reward: Reward, output: Any) -> list[Any]:
+# -------------------------------------------------------------------------------------------------- reading the outcome
+
+
+class _BrokenError(RewardError):
+    """short: without the reward's name, for counting."""
+
+    def __init__(self, message: str, short: str) -> None:
+        super().__init__(message)
+        self.short = short
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RewardError, (str(self),)
+
+
+def _settled(call: _Call) -> Answer:
+    """The answer that a call gave. An exception, or an output that is none, ends the run, or drops the rows that it is about."""
+    name, task = call.task.reward.name, call.task
+    if task.reward.on_error == "stop":
+        if call.error is not None:
+            raise _failure(call, call.error) from call.error
+        return _read(call)
+    error = call.error
+    if isinstance(error, RewardError) and not isinstance(error, _BrokenError):
+        raise error  # not of a row: something is missing that grading needs
+    if error is None:
+        try:
+            return _read(call)
+        except RewardError as raised:
+            error = raised
+    if len(task) == 1:
+        said = error.short if isinstance(error, _BrokenError) else f"{type(error).__name__}: {error}"
+        return Answer([Drop("errors", reason_for(name, said))], seconds=call.seconds)
+    places = [[i] for i in range(len(task))]
+    alone = [_settled(one) for one in _again([task.part(place) for place in places])]
+    whole = assembled(len(task), list(zip(places, alone, strict=True)))
+    return replace(whole, seconds=call.seconds + sum(one.seconds for one in alone))
+
+
+def _as_list(call: _Call, output: Any) -> list[Any]:
     if isinstance(output, (str, bytes, Mapping)) or not hasattr(output, "__iter__"):
-        raise RewardError(
-            f"reward {reward.name} returned {type(output).__name__} ({shorten(output)}); it must return a list with "
-            "one number or None per completion"
+        name, short = call.task.reward.name, f"returned {type(output).__name__}"
+        what = (
+            f"reward {name} {short} ({shorten(output)}); it must return a list with one number or None per completion"
         )
+        raise _BrokenError(what, short)
     return list(output)
 
 
-def storable(value: Any) -> Any:
-    """`value` as it can be written to a file: half characters (surrogates) and overlong integers in it replaced."""
-    if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
-    if isinstance(value, Mapping):
-        return {storable(key) if isinstance(key, str) else key: storable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [storable(item) for item in value]
-    if isinstance(value, int) and value.bit_length() > _WRITABLE_BITS:
-        return f"an integer of {value.bit_length()} bits"
-    return value
+def _read(call: _Call) -> Answer:
+    reward, size = call.task.reward, len(call.task)
+    metrics = {name: [(one, size) for one in _numbers(reward, name, values)] for name, values in call.metrics.items()}
+    if isinstance(call.output, InfrastructureError):  # it may have stopped half-way through its extras
+        failed: list[Score] = [_failed(reward, call.output)] * size
+        return Answer(failed, {}, metrics, call.seconds)
+    if len(call.output) != size:
+        short = f"returned {len(call.output)} scores for {size} completions"
+        what = f"{short}; it must return exactly one per completion, None where it does not apply"
+        raise _BrokenError(f"reward {reward.name} {what}\n{sample(call.task, 0)}", short)
+    scores = [_score(call, place, value) for place, value in enumerate(call.output)]
+    for column, values in call.extras.items():
+        if len(values) != size:
+            short = f"log_extra({column!r}, ...) got {len(values)} values for {size} completions"
+            raise _BrokenError(f"reward {reward.name}: {short}; it needs one per completion", short)
+    return Answer(scores, dict(call.extras), metrics, call.seconds)
+
+
+def _score(call: _Call, place: int, value: Any) -> Score:
+    reward = call.task.reward
+    if isinstance(value, InfrastructureError):
+        return _failed(reward, value)
+    if value is None:
+        return None
+    if not isinstance(value, (str, bytes)) and hasattr(value, "__float__"):
+        with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # an array or tensor of several elements
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    short = f"returned {shorten(value)} ({type(value).__name__})"
+    if reward.on_error == "drop":
+        return Drop("errors", reason_for(reward.name, short))
+    raise _BrokenError(
+        f"reward {reward.name} {short} for row {call.task.numbers[place]}; scores are finite numbers, or None where the reward "
+        f"does not apply\n{sample(call.task, place)}",
+        short,
+    )
+
+
+def _numbers(reward: Reward, name: str, values: Sequence[Any]) -> list[float]:
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # as for scores
+        short = f"log_metric({name!r}, ...) needs a number, got {shorten(list(values))}"
+        raise _BrokenError(f"reward {reward.name}: {short}", short) from error
+
+
+def _failed(reward: Reward, error: InfrastructureError) -> Drop:
+    return Drop("infrastructure_failures", reason_for(reward.name, str(error), "infrastructure error"))
+
+
+def reason_for(name: str, said: str, default: str = "error") -> str:
+    """Why a row was dropped. It names a metric, so it is short, and what differs from request to request is left out."""
+    first_line = storable(said).strip().split("\n", 1)[0]
+    alike = _CHANGING.sub("#", first_line[: 4 * MAX_REASON_CHARS])[:MAX_REASON_CHARS]
+    return f"reward {name}: {alike or default}"
 
 
 # ------------------------------------------------------------------------------------------------------------- failures
 
 
-def _failure(call: Call, error: BaseException) -> BaseException:
+def _failure(call: _Call, error: BaseException) -> BaseException:
     if isinstance(error, RewardError):
         return error
-    row = _guilty_row(call, error)
-    where = f"row {row}" if row is not None else "the whole batch (no single row fails alone; row 0 is shown)"
+    place = _guilty_row(call, error)
+    row = call.task.numbers[place or 0]
+    where = f"row {row}" if place is not None else f"the whole batch (no single row fails alone; row {row} is shown)"
     hint = ""
     if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
         hint = "\n  Reward functions receive every data column as a keyword: end the signature with **kwargs."
     return RewardError(
-        f"reward {call.reward.name} raised {type(error).__name__} on {where}: {storable(str(error))}{hint}\n"
-        f"{_place(call, error)}{sample(call, row or 0)}"
+        f"reward {call.task.reward.name} raised {type(error).__name__} on {where}: {storable(str(error))}{hint}\n"
+        f"{_place(call, error)}{sample(call.task, place or 0)}"
     )
 
 
-def _place(call: Call, error: BaseException) -> str:
+def _place(call: _Call, error: BaseException) -> str:
     """Where in the author's code it happened: the last frame in the function's own file, else the last one that is not ours.
 
     The function may have called a library, which raised: its author looks at the line that called.
     """
     frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
-    own = getattr(inspect.unwrap(_innermost(call.reward.fn)), "__code__", None)
+    own = getattr(inspect.unwrap(_innermost(call.task.reward.fn)), "__code__", None)
     inside = [one for one in frames if own is not None and one.filename == own.co_filename] or frames
     if not inside:
         return ""
@@ -210,49 +372,29 @@ def _innermost(fn: Any) -> Any:
     return fn if hasattr(fn, "__code__") else getattr(fn, "__func__", None) or getattr(type(fn), "__call__", fn)  # noqa: B004
 
 
-def _guilty_row(call: Call, error: BaseException) -> int | None:
+def _guilty_row(call: _Call, error: BaseException) -> int | None:
     """The first row that fails alone in the same way.
 
     The run ends here, so calling the function again row by row costs only time, and little of it is spent.
     """
     deadline = time.perf_counter() + _REPLAY_SECONDS
-    for row in range(len(call.arguments["prompts"])):
+    for place in range(len(call.task)):
         if time.perf_counter() > deadline:
             break
-        one = {name: _row(call, name, value, row) for name, value in call.arguments.items()}
-        alone = Call(call.reward, one, {}, {})
-        again = _in_loop(_attempt_async(alone)) if is_async(call.reward.fn) else _attempt(alone)
-        if type(again) is type(error):
-            return row
+        (again,) = _again([call.task.part([place])])
+        if type(again.error) is type(error):
+            return place
     return None
 
 
-def _row(call: Call, name: str, value: Any, row: int) -> Any:
-    if name in ("log_extra", "log_metric"):
-        return _no_log
-    if name == "trainer_state" or name in call.reward.kwargs:
-        return value
-    return [value[row]]
-
-
-def _no_log(*_: Any, **__: Any) -> None:
-    """Stands in for the loggers while a failing row is looked for."""
-
-
-def sample(call: Call, row: int) -> str:
+def sample(task: Task, place: int) -> str:
     """The prompt, completion and columns of a row, shortened, for a message."""
-    prompts, completions = call.arguments["prompts"], call.arguments["completions"]
-    lines = [f"  row {row} prompt:     {shorten(prompts[row])}", f"  row {row} completion: {shorten(completions[row])}"]
-    for name, value in call.arguments.items():
-        if name not in FIXED_ARGUMENTS and name not in call.reward.kwargs:
-            lines.append(f"  row {row} column {name}: {shorten(value[row], 200)}")
+    row, rows = task.numbers[place], task.rows
+    lines = [
+        f"  row {row} prompt:     {shorten(rows['prompts'][place])}",
+        f"  row {row} completion: {shorten(rows['completions'][place])}",
+    ]
+    for name, values in rows.items():
+        if name not in FIXED_ARGUMENTS:
+            lines.append(f"  row {row} column {name}: {shorten(values[place], 200)}")
     return "\n".join(lines)
-
-
-def shorten(value: Any, limit: int = 600) -> str:
-    """The repr of `value` (so that whitespace shows) in about `limit` characters at most, the middle left out."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= limit else f"{text[: limit * 2 // 3]} ... {text[-limit // 3 :]}"

@@ -6,21 +6,34 @@ A reward function is called once per batch, by keyword:
       log_extra=f(column, values), log_metric=f(name, value), **kwargs of the recipe) -> list[float | None]
 
 `completions` are strings, or `[{"role": "assistant", "content": ...}]` where prompts are messages. None means "does not
-apply to this row". It may be `async def`: such functions run together, after the others. Finding functions is
-`rewards/load.py`.
+apply to this row". It may be `async def`: such functions run together, after the others. Functions that name one of
+`rewards.load.ROLLOUT_ARGUMENTS` also receive that. Finding functions is `rewards/load.py`; one call is `rewards/calls.py`;
+calls in processes that can be killed are `rewards/dealing.py`.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
-import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rewards.calls import WITHHELD, Call, InfrastructureError, prepare, run, sample, shorten, storable
-from rewards.load import FIXED_ARGUMENTS, Reward, RewardError, available, load_rewards, missing_columns
+from rewards.cache import ScoreCache
+from rewards.calls import Answer, Drop, InfrastructureError, Task, answer, assembled
+from rewards.load import (
+    FIXED_ARGUMENTS,
+    Reward,
+    RewardError,
+    asked_for,
+    available,
+    is_async,
+    load_rewards,
+    missing_columns,
+)
 
 __all__ = [
     "Grades",
@@ -34,12 +47,12 @@ __all__ = [
     "missing_columns",
 ]
 
+# Columns that TRL keeps from reward functions: they arrive as `prompts`, `completions` and `completion_ids`.
+WITHHELD = frozenset({"prompt", "completion", "completion_ids"})
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds before failed rows are tried again; each time twice as long
 
-MAX_REASON_CHARS = 80
-# Hexadecimal ids and digits, but not what may be a status (HTTP 503): those are few.
-_CHANGING = re.compile(
-    r"\b(?=[a-f]*[0-9])[0-9a-f-]{8,}\b|\b(?![1-5][0-9]{2}\b)[0-9]+|(?<=[^\W0-9])[0-9]+", re.IGNORECASE
-)
+# Who calls the functions of some tasks, those of one list together.
+Caller = Callable[[Sequence[Task]], list[Answer]]
 
 
 @dataclass(frozen=True)
@@ -59,10 +72,12 @@ class Grades:
 
     components: dict[str, list[float | None]]  # per reward name, n unweighted scores; None: not applicable or dropped
     total: list[float | None]  # n weighted sums; None where no reward of non-zero weight applies, and in dropped rows
-    seconds: dict[str, float]  # per reward name, wall time of its call
+    seconds: dict[str, float]  # per reward name, wall time of its calls
     metrics: dict[str, float]  # what log_metric reported, averaged over the batch's calls
     extras: dict[str, list[Any]]  # what log_extra reported, n values per column
     dropped: list[str | None]  # per row, why the row must not be used; None for a good row
+    # "name/what" -> rows, of what is not 0: infrastructure_failures, errors, lost (rows without a score: `Drop`), retries, cache_hits
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def grade(
@@ -73,48 +88,64 @@ def grade(
     completion_ids: Sequence[Sequence[int]],
     columns: Mapping[str, Sequence[Any]],
     trainer_state: Any,
+    rollout: Mapping[str, Sequence[Any]] | None = None,
+    caller: Caller = answer,
+    cache: ScoreCache | None = None,
 ) -> Grades:
     """Score n rows with every reward function. All sequences have length n, row i belonging to completion i.
 
     Functions run one after the other in the order of `rewards`, then all async ones together. A row's total is the
-    weighted sum of the rewards that apply to it; weight 0 is logged and never part of it, and its infrastructure
-    failures drop nothing.
+    weighted sum of the rewards that apply to it; weight 0 is logged and never part of it, and its failures drop nothing.
+
+    rollout: what is known of how the completions were drawn, by the names of `ROLLOUT_ARGUMENTS`. caller: who calls the functions;
+    default: this process. cache: of scores of rewards that ask for one; it may be shared by many calls.
 
     Raises RewardError, with the reward's name, the row and the sample, when a function raises, returns another number
     of scores than rows, or something that is no finite number (NaN included: return None for "not applicable").
     """
-    _check_lengths(prompts, completions, completion_ids, columns)
-    calls = [prepare(reward, prompts, completions, completion_ids, columns, trainer_state) for reward in rewards]
+    given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
+    _check_lengths(given, columns, rollout or {})
+    nothing = Answer([None] * len(prompts))
+    works = [_Work(_task(reward, given, columns, rollout, trainer_state), nothing) for reward in rewards]
     if prompts:
-        run(calls)
+        kept = cache if cache is not None else ScoreCache()
+        plain = [[work] for work in works if not is_async(work.task.reward.fn)]
+        for together in [*plain, [work for work in works if is_async(work.task.reward.fn)]]:
+            _work(together, caller, kept)
     components: dict[str, list[float | None]] = {}
     dropped: list[str | None] = [None] * len(prompts)
-    failures: dict[str, float] = {}
-    for call in calls:
-        scores, reasons = _scores(call, len(prompts))
-        components[call.reward.name] = scores
-        if call.reward.weight:
+    counts: Counter[str] = Counter()
+    for work in works:
+        name, scores = work.task.reward.name, work.answer.scores
+        components[name] = [None if isinstance(score, Drop) else score for score in scores]
+        if work.task.reward.weight:
+            reasons = [score.reason if isinstance(score, Drop) else None for score in scores]
             dropped = [old or new for old, new in zip(dropped, reasons, strict=True)]
-        if failed := sum(reason is not None for reason in reasons):
-            failures[f"{call.reward.name}/infrastructure_failures"] = float(failed)
+        counts.update(f"{name}/{score.kind}" for score in scores if isinstance(score, Drop))
+        counts.update({f"{name}/{what}": count for what, count in work.counts.items()})
     return Grades(
         components=components,
         total=[None if dropped[i] else _total(rewards, components, i) for i in range(len(prompts))],
-        seconds={call.reward.name: call.seconds for call in calls},
-        metrics=_merged_metrics(calls) | failures,
-        extras=_merged_extras(calls, len(prompts)),
+        seconds={work.task.reward.name: work.answer.seconds for work in works},
+        metrics=_merged_metrics([work.answer for work in works]),
+        extras=_merged_extras(works),
         dropped=dropped,
+        counts={name: count for name, count in counts.items() if count},
     )
 
 
+# ----------------------------------------------------------------------------------------------------------------- rows
+
+
 def _check_lengths(
-    prompts: Sequence[Any], completions: Sequence[Any], ids: Sequence[Any], columns: Mapping[str, Sequence[Any]]
+    given: Mapping[str, Sequence[Any]], columns: Mapping[str, Sequence[Any]], rollout: Mapping[str, Sequence[Any]]
 ) -> None:
-    lengths = {"completions": len(completions), "completion_ids": len(ids)}
+    rows = len(given["prompts"])
+    lengths = {name: len(values) for name, values in (*given.items(), *rollout.items())}
     lengths |= {f"column {name!r}": len(values) for name, values in columns.items()}
-    wrong = [f"{what}: {n}" for what, n in lengths.items() if n != len(prompts)]
+    wrong = [f"{what}: {n}" for what, n in lengths.items() if n != rows]
     if wrong:
-        raise ValueError(f"grade needs one value per row everywhere; prompts: {len(prompts)}, {', '.join(wrong)}")
+        raise ValueError(f"grade needs one value per row everywhere; prompts: {rows}, {', '.join(wrong)}")
     clash = sorted(set(columns) & set(FIXED_ARGUMENTS) - WITHHELD)
     if clash:
         raise RewardError(
@@ -122,51 +153,126 @@ def _check_lengths(
         )
 
 
-# --------------------------------------------------------------------------------------------------------------- scores
+def _task(
+    reward: Reward,
+    given: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Sequence[Any]],
+    rollout: Mapping[str, Sequence[Any]] | None,
+    state: Any,
+) -> Task:
+    """The arguments that TRL would pass, and what the function asks for besides; the rows that the entry routes to it.
 
-
-def _scores(call: Call, rows: int) -> tuple[list[float | None], list[str | None]]:
-    if isinstance(call.outcome, InfrastructureError):
-        return [None] * rows, [_reason(call.reward, call.outcome)] * rows
-    if len(call.outcome) != rows:
+    Raises RewardError for what it needs and does not get.
+    """
+    shown = {name: list(values) for name, values in columns.items() if name not in WITHHELD}
+    missing = missing_columns(reward, list(shown))
+    if missing:
         raise RewardError(
-            f"reward {call.reward.name} returned {len(call.outcome)} scores for {rows} completions; it must return "
-            f"exactly one per completion, None where it does not apply\n{sample(call, 0)}"
+            f"reward {reward.name}: the data has no column {', '.join(map(repr, missing))} (columns: "
+            f"{', '.join(sorted(shown)) or 'none besides the prompt'}); "
+            f"map one with data.train.columns: {{{missing[0]}: <name in the file>}}"
         )
-    scores: list[float | None] = []
-    reasons: list[str | None] = []
-    for row, value in enumerate(call.outcome):
-        failed = isinstance(value, InfrastructureError)
-        scores.append(None if failed else _number(call, row, value))
-        reasons.append(_reason(call.reward, value) if failed else None)
-    return scores, reasons
+    clash = sorted(set(reward.kwargs) & set(shown))
+    if clash:
+        raise RewardError(f"reward {reward.name}: kwargs {clash} are also data columns; rename the kwarg or the column")
+    rows = {name: list(values) for name, values in given.items()} | shown | _asked(reward, shown, rollout)
+    return Task(reward, rows, range(len(given["prompts"])), state).part(routed(reward, columns, len(given["prompts"])))
 
 
-def _number(call: Call, row: int, value: Any) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, (str, bytes)) and hasattr(value, "__float__"):
-        try:
-            number = float(value)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # an array or tensor of several elements
-            raise _not_a_number(call, row, value) from error
-        if math.isfinite(number):
-            return number
-    raise _not_a_number(call, row, value)
+def _asked(
+    reward: Reward, columns: Mapping[str, Any], rollout: Mapping[str, Sequence[Any]] | None
+) -> dict[str, list[Any]]:
+    """What of a rollout the function asks for."""
+    names = asked_for(reward.fn)
+    clash = sorted(set(names) & set(columns))
+    if clash:
+        raise RewardError(
+            f"reward {reward.name} asks for {clash}, which it is given of the rollout, and the data has columns of that name; "
+            "rename them in the data"
+        )
+    absent = [name for name in names if name not in (rollout or {})]
+    if absent:
+        raise RewardError(
+            f"reward {reward.name} asks for {', '.join(absent)}, which is known of whole rollouts only, and it is given "
+            f"{'texts' if rollout is None else 'recorded answers'} here"
+        )
+    return {name: list((rollout or {})[name]) for name in names}
 
 
-def _not_a_number(call: Call, row: int, value: Any) -> RewardError:
-    return RewardError(
-        f"reward {call.reward.name} returned {shorten(value)} ({type(value).__name__}) for row {row}; scores are "
-        f"finite numbers, or None where the reward does not apply\n{sample(call, row)}"
-    )
+def routed(reward: Reward, columns: Mapping[str, Sequence[Any]], size: int) -> list[int]:
+    """The rows that the reward's `where` leaves to it. Raises RewardError for a column that is not there."""
+    places = list(range(size))
+    for column, wanted in reward.where.items():
+        if column not in columns:
+            near = difflib.get_close_matches(column, list(columns), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise RewardError(
+                f"reward {reward.name}: where names a column {column!r} that the data does not have; {hint}columns: "
+                f"{', '.join(sorted(columns)) or 'none'}"
+            )
+        values = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+        places = [place for place in places if columns[column][place] in values]
+    return places
 
 
-def _reason(reward: Reward, error: InfrastructureError) -> str:
-    """Why a row was dropped. It names a metric, so it is short, and what differs from request to request is left out."""
-    first_line = storable(str(error)).strip().split("\n", 1)[0]
-    alike = _CHANGING.sub("#", first_line[: 4 * MAX_REASON_CHARS])[:MAX_REASON_CHARS]
-    return f"reward {reward.name}: {alike or 'infrastructure error'}"
+# ----------------------------------------------------------------------------------------------------------------- work
+
+
+@dataclass
+class _Work:
+    """A reward's task in a batch, what is left of it to do, and what has come of it so far."""
+
+    task: Task
+    answer: Answer
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def _work(works: Sequence[_Work], caller: Caller, cache: ScoreCache) -> None:
+    """Do what these works ask for, together: look up what is known, call for the rest, try again what failed."""
+    looked = [cache.look_up(work.task) if work.task.reward.cache else None for work in works]
+    todo = [
+        work.task if known is None else work.task.part(known.unknown) for work, known in zip(works, looked, strict=True)
+    ]
+    found = _persistently(todo, caller, works)
+    for work, known, part in zip(works, looked, found, strict=True):
+        if known is not None:
+            part, work.counts["cache_hits"] = known.completed(part), known.hits
+        size = len(work.answer.scores)
+        work.answer = replace(assembled(size, [(work.task.numbers, part)]), seconds=part.seconds)
+
+
+def _persistently(tasks: Sequence[Task], caller: Caller, works: Sequence[_Work]) -> list[Answer]:
+    """The answers to some tasks; rows whose grading failed are tried again, as often as their reward says."""
+    found = [Answer([]) for _ in tasks]
+    busy = [i for i, task in enumerate(tasks) if len(task)]
+    for i, part in zip(busy, caller([tasks[i] for i in busy]) if busy else [], strict=True):
+        found[i] = part
+    for attempt in range(max((task.reward.retries for task in tasks), default=0)):
+        failed = {i: _failed(found[i]) for i in busy if attempt < tasks[i].reward.retries}
+        failed = {i: places for i, places in failed.items() if places}
+        if not failed:
+            break
+        # Not from the global stream, which rewards may draw from: how long was waited must change no result.
+        longest = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)
+        time.sleep(longest * random.SystemRandom().uniform(0.5, 1.0))
+        parts = caller([tasks[i].part(places) for i, places in failed.items()])
+        for (i, places), part in zip(failed.items(), parts, strict=True):
+            seconds = found[i].seconds + part.seconds
+            whole = assembled(len(tasks[i]), [(range(len(tasks[i])), found[i]), (places, part)])
+            found[i] = replace(whole, seconds=seconds)
+            works[i].counts["retries"] = works[i].counts.get("retries", 0) + len(places)
+    return found
+
+
+def _failed(part: Answer) -> list[int]:
+    return [
+        place
+        for place, score in enumerate(part.scores)
+        if isinstance(score, Drop) and score.kind == "infrastructure_failures"
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- totals
 
 
 def _total(rewards: Sequence[Reward], components: Mapping[str, Sequence[float | None]], row: int) -> float | None:
@@ -185,36 +291,28 @@ def _total(rewards: Sequence[Reward], components: Mapping[str, Sequence[float | 
     return math.fsum(parts)
 
 
-def _merged_metrics(calls: Sequence[Call]) -> dict[str, float]:
-    merged: dict[str, list[float]] = defaultdict(list)
-    for call in calls:
-        for name, values in call.metrics.items():
-            try:
-                merged[name].extend(map(float, values))
-            except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # as for scores
-                raise RewardError(
-                    f"reward {call.reward.name}: log_metric({name!r}, ...) needs a number, got {shorten(values)}"
-                ) from error
+def _merged_metrics(answers: Sequence[Answer]) -> dict[str, float]:
+    merged: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for one in answers:
+        for name, values in one.metrics.items():
+            merged[name].extend(values)
     return {name: _mean(values) for name, values in merged.items() if values}
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[tuple[float, int]]) -> float:
+    """Of what several calls logged, weighted by their rows."""
+    alike = len({rows for _, rows in values}) == 1
+    parts, count = ([value * (1 if alike else rows) for value, rows in values], len(values))
+    count = count if alike else sum(rows for _, rows in values)
     try:
-        return math.fsum(values) / len(values)
+        return math.fsum(parts) / count
     except (ValueError, OverflowError):  # infinities of both signs, or a sum that is too large
-        return sum(values) / len(values)
+        return sum(parts) / count
 
 
-def _merged_extras(calls: Sequence[Call], rows: int) -> dict[str, list[Any]]:
+def _merged_extras(works: Sequence[_Work]) -> dict[str, list[Any]]:
     merged: dict[str, list[Any]] = {}
-    for call in calls:
-        if isinstance(call.outcome, InfrastructureError):
-            continue  # it may have stopped half-way through its log
-        for column, values in call.extras.items():
-            if len(values) != rows:
-                raise RewardError(
-                    f"reward {call.reward.name}: log_extra({column!r}, ...) got {len(values)} values for {rows} "
-                    "completions; it needs one per completion"
-                )
-            merged[f"{call.reward.name}.{column}" if column in merged else column] = values
+    for work in works:
+        for column, values in work.answer.extras.items():
+            merged[f"{work.task.reward.name}.{column}" if column in merged else column] = values
     return merged

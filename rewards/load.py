@@ -18,9 +18,13 @@ from typing import Any
 
 # What every reward function receives besides the data columns.
 FIXED_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+# What diffusion gives besides, to functions that name the parameter; one value per completion.
+ROLLOUT_ARGUMENTS = ("reveal_steps", "intermediate_texts", "forwards", "truncated", "finish_reason")
 
 _BUILTIN_MODULES = ("countdown", "format", "gsm8k", "math", "sudoku")
-_ENTRY_KEYS = ("fn", "weight", "kwargs", "name")
+_ENTRY_KEYS = ("fn", "weight", "kwargs", "name", "where", "timeout", "retries", "cache", "on_error")
+# How numbers of a reward are logged beside its mean.
+LOGGED = ("std", "hits", "infrastructure_failures", "errors", "lost", "retries", "cache_hits")
 
 
 class RewardError(Exception):
@@ -40,18 +44,30 @@ class RewardError(Exception):
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward function with its place in the recipe. `name` is the key of its scores; weight 0 means: log only."""
+    """A reward function with its place in the recipe. `name` is the key of its scores; weight 0 means: log only.
+
+    where     column -> value, or list of values: the function sees only rows that have them in all these columns
+    timeout   seconds that grading a batch may take where the function runs in a process that can be killed; None: the default
+    retries   how often rows whose grading failed are tried again
+    cache     equal rows are graded once
+    on_error  "stop": an exception in the function ends the run; "drop": it drops the row that raises
+    """
 
     name: str
     fn: Callable[..., Any]
     weight: float = 1.0
     kwargs: dict[str, Any] = field(default_factory=dict)
+    where: dict[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
+    retries: int = 0
+    cache: bool = False
+    on_error: str = "stop"
 
 
 def load_rewards(entries: Sequence[Mapping[str, Any] | str | Callable[..., Any]], *, base: Path) -> tuple[Reward, ...]:
     """The rewards that a recipe names, in its order.
 
-    An entry is `{fn, weight: 1.0, kwargs: {}, name: null}`, or only what `fn` would be:
+    An entry is a mapping with `fn` and any of the fields of `Reward`, or only what `fn` would be:
     - `"sudoku.solved"`: a function of this package (`available()`);
     - `"my_rewards.py:brevity"`: a function in a file, relative to `base` (the recipe's folder);
     - `"package.module:function"`: anything that can be imported;
@@ -76,10 +92,10 @@ def load_rewards(entries: Sequence[Mapping[str, Any] | str | Callable[..., Any]]
     problems.extend(
         (
             f"rewards[{index}].name",
-            f"{name!r} is how the spread of {name.removesuffix('/std')!r} is logged; give it another `name`",
+            f"{name!r} is how a number of {name.rpartition('/')[0]!r} is logged; give it another `name`",
         )
         for name, index in taken.items()
-        if name.endswith("/std") and name.removesuffix("/std") in taken
+        if name.rpartition("/")[0] in taken and name.rpartition("/")[2] in LOGGED
     )
     if problems:
         raise RewardError("\n".join(f"{key}: {message}" for key, message in problems), problems)
@@ -101,7 +117,7 @@ def missing_columns(reward: Reward, columns: Sequence[str]) -> list[str]:
     signature = _signature(reward.fn)
     if signature is None:
         return []
-    known = {*FIXED_ARGUMENTS, *reward.kwargs, *columns}
+    known = {*FIXED_ARGUMENTS, *ROLLOUT_ARGUMENTS, *reward.kwargs, *columns}
     one_of = tuple(getattr(reward.fn, "one_of_columns", ()))
     return list(one_of[:1] if known.isdisjoint(one_of) else ()) + [
         name
@@ -110,6 +126,15 @@ def missing_columns(reward: Reward, columns: Sequence[str]) -> list[str]:
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         and name not in known
     ]
+
+
+def asked_for(fn: Callable[..., Any], names: Sequence[str] = ROLLOUT_ARGUMENTS) -> tuple[str, ...]:
+    """Those of `names` that are parameters of `fn`; what only its **kwargs would take is not asked for."""
+    signature = _signature(fn)
+    if signature is None:
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(one for one in names if one in signature.parameters and signature.parameters[one].kind in kinds)
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
@@ -144,9 +169,45 @@ def _load_entry(entry: Any, base: Path, where: str, problems: list[tuple[str, st
         problems.append((f"{where}.fn", str(error)))
         return None
     problems.extend((f"{where}.{key}", message) for key, message in _signature_problems(fn, kwargs))
+    options = {key: fields[key] for key in _ENTRY_KEYS[4:] if fields.get(key) is not None}
+    problems.extend((f"{where}.{key}", message) for key, message in _option_problems(fn, options))
     if len(problems) > before:
         return None
-    return Reward(name or default_name, fn, float(weight), dict(kwargs))
+    return Reward(name or default_name, fn, float(weight), dict(kwargs), **options)
+
+
+def _option_problems(fn: Callable[..., Any], options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with how a reward is called. Recipes were read by a schema; entries from Python come here first."""
+
+    def number(value: Any, kinds: tuple[type, ...]) -> bool:
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+    timeout, retries, where = options.get("timeout", 1), options.get("retries", 0), options.get("where", {})
+    cache, on_error = options.get("cache", False), options.get("on_error", "stop")
+    problems = []
+    if not number(timeout, (int, float)) or timeout <= 0:
+        problems.append(("timeout", f"must be a number of seconds above 0, got {timeout!r}"))
+    if not number(retries, (int,)) or retries < 0:
+        problems.append(("retries", f"must be a whole number, 0 or more, got {retries!r}"))
+    if not isinstance(where, Mapping):
+        problems.append(("where", f"must be a mapping of columns to a value or a list of values, got {where!r}"))
+    elif empty := [column for column, wanted in where.items() if isinstance(wanted, (list, tuple)) and not wanted]:
+        problems.append(("where", f"an empty list for {empty[0]!r} is no value that a row could have; list some"))
+    if on_error not in ("stop", "drop"):
+        problems.append(
+            ("on_error", f"must be stop or drop, got {on_error!r}{_nearest(str(on_error), ('stop', 'drop'))}")
+        )
+    if not isinstance(cache, bool):
+        problems.append(("cache", f"must be true or false, got {cache!r}"))
+    elif cache and (asked := asked_for(fn, FIXED_ARGUMENTS[3:])):
+        problems.append(
+            (
+                "cache",
+                f"a row that was graded before is not graded again, and {_callable_name(fn)} asks for {', '.join(asked)}, "
+                "of which such a row would get nothing; drop the argument or the cache",
+            )
+        )
+    return problems
 
 
 def _resolve(fn: Any, base: Path) -> tuple[Callable[..., Any], str]:
@@ -269,7 +330,7 @@ def _signature_problems(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> li
     problems = [
         (f"kwargs.{name}", f"{name!r} is passed by the trainer and cannot be set; rename the argument")
         for name in kwargs
-        if name in FIXED_ARGUMENTS
+        if name in FIXED_ARGUMENTS or name in asked_for(fn)
     ]
     signature = _signature(fn)
     if signature is None:
@@ -290,7 +351,7 @@ def _signature_problems(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> li
         )
     if ours or not swallows:
         # A function that takes **kwargs may read any name from it; ours use it for data columns only.
-        options = [name for name in named if name not in FIXED_ARGUMENTS]
+        options = [name for name in named if name not in FIXED_ARGUMENTS and name not in ROLLOUT_ARGUMENTS]
         problems.extend(
             (f"kwargs.{name}", f"{_callable_name(fn)} has no argument {name!r}{_nearest(str(name), options)}")
             for name in kwargs

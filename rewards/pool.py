@@ -12,9 +12,11 @@ one thread that lives as long as the interpreter.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import queue
 import selectors
+import signal
 import subprocess
 import threading
 import time
@@ -53,7 +55,7 @@ class _Worker:
     deadline: float
     request: int | None = None  # index of the request it works on
     lines: list[str] = field(default_factory=list)
-    rest: bytes = b""  # of a line that has not fully arrived
+    rest: bytearray = field(default_factory=bytearray)  # of a line that has not fully arrived
     ready: bool = False
     served: int = 0
 
@@ -64,9 +66,22 @@ class Pool:
     A pool belongs to the process that made it; calls from several threads wait for each other.
     """
 
-    def __init__(self, command: Sequence[str], size: int) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        size: int,
+        *,
+        greeting: bytes = b"",
+        errors: int = subprocess.DEVNULL,
+        start_seconds: float | None = None,
+        retire: bool = True,
+    ) -> None:
+        """greeting: what a new worker is told first. errors: file descriptor of its standard error. start_seconds: until it is ready;
+        None: START_SECONDS. retire: whether a fresh process takes the place of one that has served REQUESTS_PER_WORKER."""
         self.command = list(command)
         self.size = size
+        self.greeting, self.errors = greeting, errors
+        self.start_seconds, self.retire = start_seconds or START_SECONDS, retire
         self._workers: list[_Worker] = []
         self.worked = False  # whether a worker has ever been ready
         self._lost = 0
@@ -76,23 +91,30 @@ class Pool:
         self._starter: threading.Thread | None = None
         atexit.register(self.close)
 
-    def run(self, requests: Sequence[str], seconds: float) -> list[Reply]:
-        """One reply per request, in their order. `seconds`: wall time after which a request is given up.
+    def run(self, requests: Sequence[str], seconds: float, budget: float = math.inf) -> list[Reply]:
+        """One reply per request, in their order. `seconds`: wall time after which a request is given up; `budget`: after which all are,
+        those included that had not begun. Time in which all that goes on is that workers start is not of it, up to as much again.
 
         Raises PoolError if workers do not start.
         """
         replies: list[Reply | None] = [None] * len(requests)
         waiting = deque(range(len(requests)))
+        until, latest = time.monotonic() + budget, time.monotonic() + 2 * budget
         with self._lock:
             try:
                 while waiting or any(worker.request is not None for worker in self._workers):
-                    self._assign(waiting, requests, seconds)
-                    self._listen(replies)
+                    if time.monotonic() >= until:
+                        waiting.clear()
+                    self._assign(waiting, requests, seconds, until)
+                    starting, before = all(worker.request is None for worker in self._workers), time.monotonic()
+                    self._listen(replies, latest if starting else until)
+                    if starting:
+                        until = min(latest, until + time.monotonic() - before)
             except BaseException:  # Ctrl-C: what is on its way would be taken for a later request's reply
                 for worker in [worker for worker in self._workers if worker.request is not None or not worker.ready]:
                     self._end(worker)
                 raise
-        return [reply or Reply(()) for reply in replies]
+        return [reply or Reply((), overran=True) for reply in replies]
 
     def close(self) -> None:
         """Kill all workers. The pool can be used again afterwards."""
@@ -101,19 +123,19 @@ class Pool:
         for worker in list(self._workers):
             self._end(worker)
 
-    def _assign(self, waiting: deque[int], requests: Sequence[str], seconds: float) -> None:
+    def _assign(self, waiting: deque[int], requests: Sequence[str], seconds: float, until: float) -> None:
         """Give requests to workers that are free, and start as many as there is work for."""
         for worker in [worker for worker in self._workers if worker.ready and worker.request is None]:
             if not waiting:
                 return
-            if worker.served >= REQUESTS_PER_WORKER:
+            if self.retire and worker.served >= REQUESTS_PER_WORKER:
                 self._end(worker)
                 continue
             assert worker.process.stdin is not None
             index = waiting.popleft()
             # Before it is sent: if Ctrl-C comes now, the worker counts as busy and goes.
             worker.request, worker.lines = index, []
-            worker.deadline, worker.served = time.monotonic() + seconds, worker.served + 1
+            worker.deadline, worker.served = min(time.monotonic() + seconds, until), worker.served + 1
             try:
                 worker.process.stdin.write(requests[index].encode() + b"\n")
                 worker.process.stdin.flush()
@@ -138,7 +160,7 @@ class Pool:
             process = started.result()
         except OSError as error:
             raise PoolError(f"{self.command[0]} cannot be started: {error}") from error
-        return _Worker(process, time.monotonic() + START_SECONDS)
+        return _Worker(process, time.monotonic() + self.start_seconds)
 
     def _start_ordered(self) -> None:
         """The thread that is the parent of all workers, a daemon: it ends with the interpreter and not before."""
@@ -149,9 +171,13 @@ class Pool:
                     self.command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
+                    stderr=self.errors,
                     start_new_session=True,  # Ctrl-C is for the run, not for them
                 )
+                if self.greeting and process.stdin is not None:
+                    with suppress(BrokenPipeError):  # it has ended; who listens to it will see that
+                        process.stdin.write(self.greeting)
+                        process.stdin.flush()
             except BaseException as error:  # noqa: BLE001  raised again where it is waited for
                 started.set_exception(error)
             else:
@@ -159,7 +185,7 @@ class Pool:
                 del process
             del started
 
-    def _listen(self, replies: list[Reply | None]) -> None:
+    def _listen(self, replies: list[Reply | None], until: float) -> None:
         """Wait until a worker says something, ends, or is out of time."""
         active = [worker for worker in self._workers if worker.request is not None or not worker.ready]
         if not active:
@@ -168,7 +194,7 @@ class Pool:
             for worker in active:
                 assert worker.process.stdout is not None
                 selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-            nearest = min(worker.deadline for worker in active)
+            nearest = min(until, *(worker.deadline for worker in active))
             heard = [key.data for key, _ in selector.select(max(0.0, nearest - time.monotonic()))]
         for worker in active:
             if worker in heard:
@@ -182,7 +208,10 @@ class Pool:
         if not data:
             self._gone(worker, replies, overran=False)
             return
-        *lines, worker.rest = (worker.rest + data).split(b"\n")
+        worker.rest += data
+        if b"\n" not in data:
+            return
+        *lines, worker.rest = worker.rest.split(b"\n")
         for line in (line.decode(errors="replace") for line in lines):
             if not worker.ready:
                 if line.startswith("!"):
@@ -198,7 +227,7 @@ class Pool:
     def _gone(self, worker: _Worker, replies: list[Reply | None], *, overran: bool) -> None:
         code = self._end(worker, patience=0.0 if overran else 10.0)
         if not worker.ready:
-            how = f"said nothing for {START_SECONDS:.0f} s" if overran else f"ended with status {code}"
+            how = f"said nothing for {self.start_seconds:.0f} s" if overran else f"ended with status {code}"
             raise PoolError(f"{' '.join(self.command)} {how} before it was ready")
         if worker.request is not None:
             replies[worker.request] = Reply(tuple(worker.lines), code, overran)
@@ -211,7 +240,11 @@ class Pool:
         if patience:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
-        process.kill()  # does nothing to a process that has ended
+        if (
+            process.returncode is None
+        ):  # it is there, or nobody has asked how it ended: the group is its own, children and all
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:

@@ -15,9 +15,10 @@ import ray  # type: ignore[import-not-found]
 from ray.util.placement_group import remove_placement_group  # type: ignore[import-not-found]
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # type: ignore[import-not-found]
 
+from rewards.graders import Graders
 from rl.backends import TrainingError
 from rl.config import Recipe
-from rl.graders import RayGraders
+from rl.graders import RayWorkers
 from rl.learners import ClusterError, LearnerGroup, LearnersLostError
 from rl.placement import LOST, cause, check_room, connect, gathered, place, raised, started
 from rl.rank import Rank
@@ -44,17 +45,19 @@ class Cluster:
         except ClusterError:
             remove_placement_group(self.places.group)  # which ends whatever stands in it
             raise
-        self.graders: RayGraders | None = None
+        self.graders: RayWorkers | None = None
 
     def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> LearnerGroup:
         return LearnerGroup(policy, self.crew, section=section, total_steps=total_steps, micro_batch=micro_batch)
 
     def take_on(self, setup: Setup) -> Setup:
         """The setup with these workers in it."""
+        mark = setup.mark
         if self.recipe.cluster.reward_workers:
             entries = [entry.model_dump() for entry in setup.recipe.rewards]
-            self.graders = RayGraders(self, [*entries, *setup.extra_rewards])
-        return replace(setup, sampler=self.samplers if self.samplers.workers else None, mark=self.graders or setup.mark)
+            self.graders = workers = RayWorkers(self, [*entries, *setup.extra_rewards])
+            mark = Graders(lambda: workers, timeout=self.recipe.cluster.reward_timeout, say=self.say)
+        return replace(setup, sampler=self.samplers if self.samplers.workers else None, mark=mark)
 
     def pinned(self, leave: Event) -> "Pinned":
         """As `rl.learners.Workers` says."""
@@ -122,7 +125,7 @@ class Cluster:
 
     def close(self) -> None:
         """End every worker."""
-        graders = self.graders.workers if self.graders else []
+        graders = self.graders.actors if self.graders else []
         for worker in [*self.crew.workers, *self.samplers.workers, *graders]:
             ray.kill(worker)
         remove_placement_group(self.places.group)

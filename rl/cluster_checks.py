@@ -8,6 +8,7 @@ from rl.sft_losses import MaskAgnostic
 from rl.zero import compiler_problem
 
 # (keys, message, remedy), as `rl.config_checks.Check` takes them.
+OF_GRADING = ("backend", "reward_workers", "reward_timeout", "start_timeout")  # what stands for both backends
 Found = tuple[tuple[str, ...], str, str]
 
 
@@ -18,7 +19,7 @@ def cluster_problems(recipe: Recipe) -> Iterator[Found]:
     if cluster.backend == "local":
         plain = ClusterConfig()
         for key in ClusterConfig.model_fields:
-            if key != "backend" and getattr(cluster, key) != getattr(plain, key):
+            if key not in OF_GRADING and getattr(cluster, key) != getattr(plain, key):
                 what = "is for workers, and cluster.backend local does all in one process"
                 yield (f"cluster.{key}", "cluster.backend"), what, "set cluster.backend: ray, or leave it out"
         return

@@ -4,6 +4,7 @@ Nothing here touches a run's session or its learner, so a batch may be drawn whi
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewards.contract import TrainerState
+from rewards.contract import Grades, TrainerState
 from rl.advantages import advantages
 from rl.clock import Clock
 from rl.data import Prompt, batches
@@ -71,6 +72,7 @@ class Grader:
         self.parts: list[ScoredBatch] = []
         self.extras: dict[str, list[Any]] = {}
         self.user: dict[str, list[tuple[float, int]]] = {}  # what rewards logged by name: value, rows
+        self.counts: Counter[str] = Counter()  # rows that could not be graded, or were tried again, by reward
         self.drawn = 0  # tokens
         self.forwards = 0
         self.ungraded: dict[str, int] = {}  # rollouts without rewards for their recorded answers: reason -> count
@@ -88,9 +90,9 @@ class Grader:
                 prefill=setup.prefill,
                 state=self.state,
                 mark=setup.mark,
+                tokenizer=setup.policy.tokenizer,
             )
-        for name, seconds in grades.seconds.items():
-            self.clock.add(f"seconds/reward/{name}", seconds)
+        self._note(grades)
         for name in {*self.extras, *grades.extras}:
             before = self.extras.get(name, [None] * self.count)
             self.extras[name] = [*before, *grades.extras.get(name, [None] * count)]
@@ -110,13 +112,32 @@ class Grader:
         setup = self.setup
         with self.clock.timed("reward"):
             found = step_answers(setup.policy, batch.rollouts)
-            graded = grade_answers(
-                batch, found, self.prompts, setup.rewards, prefill=setup.prefill, state=self.state, mark=setup.mark
+            graded, grades = grade_answers(
+                batch,
+                found,
+                self.prompts,
+                setup.rewards,
+                eos_ids=setup.policy.eos_ids,
+                prefill=setup.prefill,
+                state=self.state,
+                mark=setup.mark,
             )
+        self._note(grades)
         for reason, count in graded.dropped.items():
             if count > batch.dropped.get(reason, 0):
                 self.ungraded[reason] = self.ungraded.get(reason, 0) + count - batch.dropped.get(reason, 0)
         return graded
+
+    def _note(self, grades: Grades) -> None:
+        """What calling the rewards took, and what went wrong. Hits of a cache are not of the batch but of what went before: a run that was
+        interrupted has others."""
+        for name, seconds in grades.seconds.items():
+            self.clock.add(f"seconds/reward/{name}", seconds)
+        for name, count in grades.counts.items():
+            if name.endswith("/cache_hits"):
+                self.clock.row[f"reward/{name}"] = self.clock.row.get(f"reward/{name}", 0) + count
+            else:
+                self.counts[name] += count
 
     def all(self) -> ScoredBatch:
         """Everything that could be graded."""
@@ -181,8 +202,10 @@ def collect(
     sample_metrics(metrics, own)
     batch_metrics(metrics, batch, setup.policy.eos_ids)
     answer_metrics(metrics, batch)
+    for name, count in grader.counts.items():
+        metrics.set(f"reward/{name}", count)
     for name, values in grader.user.items():
-        metrics.set(f"user/{name}", _merged(name, values))
+        metrics.set(f"user/{name}", _merged(values))
     if dynamic is not None and len(batch):
         batch = batch.without(torch.isin(batch.rollouts.group_id, silent_groups(batch)), SILENT)
         metrics.set(f"dropped/{SILENT}", batch.dropped.get(SILENT, 0))
@@ -205,12 +228,10 @@ def silent_groups(batch: ScoredBatch) -> Tensor:
     return every[~torch.isin(every, loud)]
 
 
-def _merged(name: str, values: Sequence[tuple[float, int]]) -> float:
-    """A number that several calls reported: failures add up, everything else is a mean over rows."""
+def _merged(values: Sequence[tuple[float, int]]) -> float:
+    """A number that several calls reported: the mean over rows."""
     if len(values) == 1:
         return values[0][0]
-    if name.endswith("/infrastructure_failures"):
-        return sum(value for value, _ in values)
     return sum(value * rows for value, rows in values) / sum(rows for _, rows in values)
 
 

@@ -137,6 +137,24 @@ class RewardEntry(Section):
     weight: float = Field(default=1.0, description="0 logs the reward and does not train on it")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="extra keyword arguments of the function")
     name: str | None = Field(default=None, description="name in the metrics; null: the function's name")
+    where: dict[str, Any] = Field(
+        default_factory=dict,
+        description="{column: value, or list of values}: only for rows that have them; the function does not see the others",
+    )
+    timeout: Positive | None = Field(
+        default=None, description="seconds that grading a batch may take; null: cluster.reward_timeout"
+    )
+    retries: int = Field(
+        default=0, ge=0, description="times that rows are tried again where grading itself failed, with growing pauses"
+    )
+    cache: Flag = Field(
+        default=False,
+        description="equal rows are graded once; for functions whose score is decided by what they receive",
+    )
+    on_error: Literal["stop", "drop"] = Field(
+        default="stop",
+        description="an exception in the function ends the run (stop), or costs the row that raises (drop)",
+    )
 
 
 class OptimConfig(Section):
@@ -183,10 +201,12 @@ class ClusterConfig(Section):
         default=1, ge=0, description="workers that draw rollouts; 0 where nothing is sampled (stored pairs, no eval)"
     )
     reward_workers: int = Field(
-        default=0, ge=0, description="processes that grade; 0: the driver does, and a reward that hangs hangs the run"
+        default=0,
+        ge=0,
+        description="processes that grade a batch in as many pieces; 0: one beside the driver, and a batch is one call",
     )
     reward_timeout: Positive = Field(
-        default=300, description="seconds after which a reward worker that has not answered is replaced"
+        default=600, description="seconds that a reward may take to grade a batch; rows without an answer are dropped"
     )
     gpus_per_learner: float | None = Field(
         default=None, ge=0, description="null: 1 where the cluster has GPUs, shared with a sampler under colocate"
@@ -205,7 +225,9 @@ class ClusterConfig(Section):
         description="how samplers get new ones. store: through Ray's memory; direct: from the first learner by NCCL (gloo without GPUs)",
     )
     restarts: int = Field(default=3, ge=0, description="how often lost workers are replaced in a row before a run ends")
-    start_timeout: Positive = Field(default=300, description="seconds for all workers to load the model")
+    start_timeout: Positive = Field(
+        default=300, description="seconds for all workers to start: to load the model, or reward code"
+    )
 
 
 class SaveConfig(Section):

@@ -68,6 +68,7 @@ def answer_prompts(
         prefill=prefill,
         state=TrainerState(),
         mark=mark,
+        tokenizer=policy.tokenizer,
     )
     values = np.full(len(prompts) * samples, np.nan)
     values[scored.rollouts.rollout_id.numpy()] = scored.outcome.numpy()

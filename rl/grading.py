@@ -2,22 +2,42 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rewards.contract import Grades, Reward, TrainerState, grade
+from rewards.graders import Graders, Processes, needs_process
 from rl.metrics import Metrics, nan_mean
+from rl.rollout_arguments import answer_arguments, rollout_arguments, wanted
 from rl.scored import ScoredBatch
 from rollouts.hints import failed_groups
 from rollouts.trajectory import RolloutBatch
 
 if TYPE_CHECKING:
+    from rl.config import Recipe
     from rl.data import Prompt
 
 # As `rewards.contract.grade`.
 Mark = Callable[..., Grades]
+
+
+def graders_of(recipe: "Recipe", rewards: Sequence[Reward]) -> Graders:
+    """Who grades on this machine: processes of their own for rewards that the recipe names, this process for the rest.
+
+    rewards: as loaded from the recipe, those passed from Python after them.
+    """
+    named = [(entry.model_dump(), reward.name) for entry, reward in zip(recipe.rewards, rewards, strict=False)]
+    entries = [{**entry, "name": name} for entry, name in named if needs_process(entry)]
+    outside = {entry["name"] for entry in entries}
+    cluster, base = recipe.cluster, str(Path.cwd())
+    return Graders(
+        lambda: Processes(entries, base, max(1, cluster.reward_workers), cluster.start_timeout),
+        inside=[reward.name for reward in rewards if reward.name not in outside],
+        timeout=cluster.reward_timeout,
+    )
 
 
 def completion_of(prompt: "Prompt", text: str, prefill: str = "") -> Any:
@@ -46,10 +66,11 @@ def grade_rollouts(
     prefill: str,
     state: TrainerState,
     mark: Mark = grade,
+    tokenizer: Any = None,
 ) -> tuple[ScoredBatch, Grades]:
     """Grade every rollout. Rows whose grading failed, and rows that no reward applies to, are dropped and counted.
 
-    mark: who calls the reward functions, in this process or in others.
+    mark: who calls the reward functions, in this process or in others. tokenizer: of the policy, for rewards of intermediate texts.
     prompts: prompt id -> prompt. outcome: the component reported as accuracy; it never contains other rewards.
     """
     rows = [prompts[i] for i in rollouts.prompt_id.tolist()]
@@ -60,6 +81,7 @@ def grade_rollouts(
         completion_ids=rollouts.completion_ids(eos_ids),
         columns=columns_of(rows),
         trainer_state=state,
+        rollout=rollout_arguments(wanted(rewards), rollouts, eos_ids=eos_ids, tokenizer=tokenizer, prefill=prefill),
     )
     components = {name: _tensor(scores) for name, scores in grades.components.items()}
     batch = ScoredBatch(rollouts, _tensor(grades.total), components[outcome], components)
@@ -81,24 +103,28 @@ def grade_answers(
     prompts: Mapping[int, "Prompt"],
     rewards: Sequence[Reward],
     *,
+    eos_ids: Sequence[int],
     prefill: str,
     state: TrainerState,
     mark: Mark = grade,
-) -> ScoredBatch:
-    """The batch with ``step_reward``: the weighted sum of rewards of each recorded answer (row, step, text, ids). Equal answers to one
-    prompt are graded once. Rows with an answer that could not be graded are dropped and counted."""
+) -> tuple[ScoredBatch, Grades]:
+    """The batch with ``step_reward``: the weighted sum of rewards of each recorded answer (row, step, text, ids); and the grades of the
+    answers. Equal answers to one prompt are graded once. Rows with an answer that could not be graded are dropped and counted."""
     ids = batch.rollouts.prompt_id.tolist()
     keys = [(ids[row], tuple(tokens)) for row, _, _, tokens in answers]
     place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     first = dict(zip(reversed(keys), reversed(answers), strict=True))
     rows = [prompts[key[0]] for key in place]
+    weighted = [reward for reward in rewards if reward.weight]
+    tokens = [first[key][3] for key in place]
     grades = mark(
-        [reward for reward in rewards if reward.weight],
+        weighted,
         prompts=[prompt.raw for prompt in rows],
         completions=[completion_of(prompt, first[key][2], prefill) for prompt, key in zip(rows, place, strict=True)],
-        completion_ids=[first[key][3] for key in place],
+        completion_ids=tokens,
         columns=columns_of(rows),
         trainer_state=state,
+        rollout=answer_arguments(wanted(weighted), tokens, eos_ids),
     )
     totals = _tensor(grades.total)
     reward = torch.full(batch.rollouts.select_logprob.shape, float("nan"))
@@ -106,7 +132,7 @@ def grade_answers(
     for (row, step, *_), key in zip(answers, keys, strict=True):
         reward[row, step] = totals[place[key]]
         failed[row] |= bool(totals[place[key]].isnan())
-    return replace(batch, step_reward=reward).without(failed, "a recorded answer could not be graded")
+    return replace(batch, step_reward=reward).without(failed, "a recorded answer could not be graded"), grades
 
 
 def answer_metrics(metrics: Metrics, batch: ScoredBatch) -> None:
@@ -127,6 +153,7 @@ def sample_metrics(metrics: Metrics, own: ScoredBatch) -> None:
         seen = values[~torch.isnan(values)]
         if len(seen):
             metrics.set(f"reward/{name}/std", float(seen.std(correction=0)))
+            metrics.mean(f"reward/{name}/hits", seen > 0)
     group = own.rollouts.group_id
     metrics.add({"failed_groups": (len(failed_groups(group, own.outcome)), len(group.unique()))})
 

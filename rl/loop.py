@@ -1,5 +1,6 @@
 """The driver: warm start, evaluation, updates, evaluation. Synchronous, in one process. And the public calls that start it."""
 
+import inspect
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from rewards.contract import RewardError
+from rewards.graders import Graders
 from rl import checkpoint
 from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
@@ -103,6 +105,7 @@ def _run(
         workers = stack.enter_context(_workers(setup.recipe, folder.path, live.say))
         if workers is not None:
             setup = workers.take_on(setup)
+        stack.callback(_listen(setup, live))
         session = Session.open(setup, live, folder, command, files, workers)
         stack.callback(session.close)
         for note in notes:
@@ -123,6 +126,21 @@ def _run(
                 ) from error
             live.say(f"Done. To look at: {run.folder / 'report.html'}")
             return run
+
+
+def _listen(setup: Setup, live: Reporter) -> Callable[[], None]:
+    """Let who grades speak to the person. Returns what ends it."""
+    mark = setup.mark
+    if not isinstance(mark, Graders):
+        return lambda: None
+    mark.say = live.say
+    own = [fn.__name__ if inspect.isfunction(fn) else type(fn).__name__ for fn in setup.extra_rewards]
+    if own and mark.inside.intersection(reward.name for reward in setup.rewards[len(setup.recipe.rewards) :]):
+        live.say(
+            f"{', '.join(own)}: passed as Python objects, so graded in this process; if one hangs, so does the run. Name them in the "
+            "recipe (rewards: [{fn: my_rewards.py:name}]) to have them graded where they can be stopped."
+        )
+    return mark.close
 
 
 def _cluster(recipe: Recipe) -> AbstractContextManager[None]:

@@ -101,6 +101,8 @@ def _graded(setup: Setup, prompts: Sequence[Prompt], batch: int, total: int) -> 
         eos_ids=setup.policy.eos_ids,
         prefill=setup.prefill,
         state=TrainerState(global_step=batch, max_steps=total),
+        mark=setup.mark,
+        tokenizer=setup.policy.tokenizer,
     )
     return scored
 

@@ -5,6 +5,7 @@ Nothing is started: the network is built on the meta device, without memory, and
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,12 +13,14 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards
+from rewards.contract import Reward, RewardError, TrainerState, load_rewards
 from rl.config import Recipe
 from rl.data import DataError, Prompt, PromptSet
-from rl.grading import columns_of, completion_of
+from rl.grading import columns_of, completion_of, graders_of
 from rl.method import forwards
 from rl.pairs import PairSet
+from rl.reward_checks import answer_problems
+from rl.rollout_arguments import invented_arguments
 from rl.setup import load_preferences, load_sets
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
 from rollouts.denoise import CHUNK_NUMBERS
@@ -60,11 +63,15 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     problems: list[str] = []
     network = _collect(problems, lambda: inspect_model(recipe))
     rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
+    problems += answer_problems(recipe, rewards)
     sets = load_sets(recipe, network, rewards, problems)
     pairs = load_preferences(recipe, network, problems)
     main = sets.get("warm_start.data") if command == "sft" else pairs or sets.get("data.train")
     graded = "data.train" if "data.train" in sets else "data.eval"
-    tried = _collect(problems, lambda: try_rewards(recipe, rewards, sets[graded])) if not problems and rewards else None
+    tried = None
+    if rewards and network is not None and not problems:
+        tokenizer = network.tokenizer
+        tried = _collect(problems, lambda: try_rewards(recipe, rewards, sets[graded], tokenizer))
     if problems:
         raise PlanErrors(problems)
     assert network is not None
@@ -186,28 +193,31 @@ def plan(
     return lines
 
 
-def try_rewards(recipe: Recipe, rewards: Sequence[Reward], prompts: PromptSet) -> list[tuple[str, str]]:
-    """(name, what it returned) of every reward called once, on the first prompt and a completion that is plainly wrong.
+def try_rewards(recipe: Recipe, rewards: Sequence[Reward], prompts: PromptSet, tokenizer: Any) -> list[tuple[str, str]]:
+    """(name, what it returned) of every reward called once, on the first prompt and a completion that is plainly wrong, as if one token of
+    it had been revealed a step, from left to right.
 
     Raises RewardError, as a run would after its first rollouts.
     """
-    prompt = prompts.prompts[0]
-    completion = completion_of(prompt, WRONG, recipe.data.prompt.prefill or "")
-    grades = grade(
-        rewards,
-        prompts=[prompt.raw],
-        completions=[completion],
-        completion_ids=[[]],
-        columns=columns_of([prompt]),
-        trainer_state=TrainerState(max_steps=recipe.train.updates),
-    )
+    prompt, prefill = prompts.prompts[0], recipe.data.prompt.prefill or ""
+    ids = tokenizer(WRONG, add_special_tokens=False)["input_ids"]
+    with closing(graders_of(recipe, rewards)) as mark:
+        grades = mark(
+            rewards,
+            prompts=[prompt.raw],
+            completions=[completion_of(prompt, WRONG, prefill)],
+            completion_ids=[ids],
+            columns=columns_of([prompt]),
+            trainer_state=TrainerState(max_steps=recipe.train.updates),
+            rollout=invented_arguments(WRONG, ids, tokenizer, prefill),
+        )
 
     def said(name: str) -> str:
         score = grades.components[name][0]
         if score is not None:
             return f"{score:g}"
-        failed = f"{name}/infrastructure_failures" in grades.metrics
-        return f"could not grade: {grades.dropped[0] or 'infrastructure error'}" if failed else "none (does not apply)"
+        failed = any(f"{name}/{kind}" in grades.counts for kind in ("infrastructure_failures", "errors", "lost"))
+        return f"could not grade: {grades.dropped[0] or 'see above'}" if failed else "none (does not apply)"
 
     return [(reward.name, said(reward.name)) for reward in rewards]
 

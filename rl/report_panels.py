@@ -302,6 +302,14 @@ _OF_WORKERS = {
     "waiting": "pieces of work per sampler when drawing began; below 2, the slowest is waited for",
 }
 
+_OF_GRADING = {
+    "infrastructure_failures": "grading failed",
+    "errors": "raised",
+    "lost": "hung or died",
+    "retries": "tried again",
+    "cache_hits": "known before",
+}
+
 # The first is drawn with the held-out accuracy, the second is one number, said in the head.
 _ELSEWHERE = {"outcome", "seconds/warm_start"}
 
@@ -331,6 +339,22 @@ def _present(panel: Panel, names: Collection[str]) -> Panel | None:
     return replace(panel, keys=tuple(panel.keys[i] for i in kept), labels=labels, kind=kind)
 
 
+def _of_reward(name: str, tail: str, names: Collection[str]) -> Panel:
+    """The panel of a reward's scores, or that of what went wrong in scoring."""
+    base, _, what = name.rpartition("/")
+    if what in _OF_GRADING:
+        keys = tuple(f"{base}/{one}" for one in _OF_GRADING if f"{base}/{one}" in {name, *names})
+        labels = tuple(_OF_GRADING[key.rpartition("/")[2]] for key in keys)
+        title = f"grading: {base.removeprefix('reward/')}"
+        return Panel(GROUPS, title, keys, "rollouts", "of an update", labels=labels, kind="spikes", zero=True)
+    beside = [one for one in ("std", "hits") if f"{name}/{one}" in names]
+    if not beside:
+        return Panel(GROUPS, f"reward: {tail}", (name,))
+    note = "over all rollouts; dashed: their spread, and the share of scores above 0 (hits)"
+    keys = (name, *(f"{name}/{one}" for one in beside))
+    return Panel(GROUPS, f"reward: {tail}", keys, note=note, labels=("mean", *beside))
+
+
 def _families(names: list[str]) -> Iterable[Panel]:
     """Panels of the names that a recipe decides: rewards, dropped rollouts, the user's own; then whatever is left."""
     left = set(names)
@@ -339,18 +363,10 @@ def _families(names: list[str]) -> Iterable[Panel]:
         if name not in left:
             continue
         left.discard(name)
-        spread = f"{name}/std"
-        if head == "reward" and spread in left:
-            left.discard(spread)
-            yield Panel(
-                GROUPS,
-                f"reward: {tail}",
-                (name, spread),
-                labels=("mean", "std"),
-                note="over all rollouts; dashed: their spread",
-            )
-        elif head == "reward":
-            yield Panel(GROUPS, f"reward: {tail}", (name,))
+        if head == "reward":
+            panel = _of_reward(name, tail, left)
+            left.difference_update(panel.keys)
+            yield panel
         elif head == "dropped":
             yield Panel(
                 GROUPS,

@@ -1,12 +1,13 @@
-"""What a process that only grades runs. It loads neither torch nor a model."""
+"""What a process of Ray's that only grades runs. It loads neither torch nor a model."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.contract import Grades, TrainerState, grade, load_rewards
+from rewards.calls import Answer
+from rewards.grader_worker import Order, answered
+from rewards.load import RewardError, load_rewards
 from rl import origin
 from rollouts.logs import log_to
 
@@ -23,7 +24,6 @@ class RewardWorker:
     def ready(self) -> int:
         return os.getpid()
 
-    def grade(self, wanted: Sequence[tuple[str, float]], rows: Mapping[str, Any], state: TrainerState) -> Grades:
-        """wanted: names and weights of the rewards; rows: what `rewards.contract.grade` takes of the batch."""
-        chosen = [replace(self.rewards[name], weight=weight) for name, weight in wanted]
-        return grade(chosen, **rows, trainer_state=state)
+    def grade(self, orders: Sequence[Order]) -> list[Answer] | RewardError:
+        """As `rewards.grader_worker.answered`."""
+        return answered(self.rewards, orders)

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from rewards.calls import WITHHELD
-from rewards.contract import Reward, RewardError, grade, load_rewards, missing_columns
-from rewards.load import FIXED_ARGUMENTS
+from rewards.contract import Reward, RewardError, grade, load_rewards
 from rl import origin
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.data import DataError, Prompt, PromptSet, check_columns, check_completions, load_split
-from rl.grading import Mark
+from rl.grading import Mark, graders_of
 from rl.pairs import PairSet, load_pairs
+from rl.reward_checks import answer_problems, column_problems, routing_problems
 from rl.tables import read_table
 from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.families import MADE
@@ -121,7 +120,7 @@ def set_up(
         raise DataError(f"rollout.forbid: {unknown} are no token ids; the vocabulary has {policy.vocab_size}")
     if len({*recipe.rollout.forbid, *policy.forbidden_ids}) >= policy.vocab_size:
         raise DataError("rollout.forbid: names every token id; leave at least one that may be sampled")
-    problems: list[str] = []
+    problems = list(answer_problems(recipe, rewards))
     sets = load_sets(recipe, policy, rewards, problems, {"data.train": train_dataset, "data.eval": eval_dataset})
     preferences = load_preferences(recipe, policy, problems)
     if problems:
@@ -145,6 +144,7 @@ def set_up(
         validation=validation,
         warm_start=sets.get("warm_start.data"),
         preferences=preferences,
+        mark=graders_of(recipe, rewards),
         extra_rewards=tuple(extra),
     )
 
@@ -181,6 +181,8 @@ def load_sets(
                 sets[key], columns = found, list(found.prompts[0].columns)
                 if key == "data.train" and isinstance(recipe.rollout.strategy, Inpaint):
                     problems += trace_problems(recipe.rollout.strategy, found)
+                if not sft:
+                    problems += routing_problems(recipe, rewards, key, found)
                 if sft:
                     check_completions(found, model.tokenizer, canvas=recipe.rollout.canvas, where=key)
         except DataError as error:
@@ -226,31 +228,6 @@ def _room(recipe: Recipe, key: str, positions: int) -> int:
     evaluated = key in ("data.eval", "data.validation") and recipe.eval is not None
     canvas = recipe.eval.sampler.canvas if evaluated and recipe.eval else recipe.rollout.canvas
     return positions - canvas if canvas < positions else sys.maxsize
-
-
-def column_problems(recipe: Recipe, rewards: Sequence[Reward], key: str, columns: Sequence[str]) -> list[str]:
-    """Columns that a reward or `eval.cluster` needs and the rows of the split `key` do not have."""
-    problems = []
-    for name in sorted(set(columns) & (set(FIXED_ARGUMENTS) - WITHHELD)):
-        problems.append(
-            f"{key}: the column {name!r} has the name of an argument that rewards receive; rename it in the data"
-        )
-    for reward in rewards:
-        for name in sorted(set(reward.kwargs) & set(columns)):
-            problems.append(
-                f"{key}: reward {reward.name} has a kwarg {name!r}, which is also a column; rename one of them"
-            )
-        for name in missing_columns(reward, columns):
-            near = nearest(name, columns)
-            hint = f"did you mean {near!r}? " if near else ""
-            remedy = f"map it: {key}.columns: {{{name}: ...}}; columns: {', '.join(columns) or 'none'}"
-            problems.append(f"{key}: reward {reward.name} needs a column {name!r}\n    {hint}{remedy}")
-    cluster = recipe.eval.cluster if recipe.eval and key == "data.eval" else None
-    if cluster is not None and cluster not in columns:
-        near = nearest(cluster, columns)
-        hint = f"; did you mean {near!r}?" if near else ""
-        problems.append(f"eval.cluster: data.eval has no column {cluster!r}{hint}")
-    return problems
 
 
 def trace_problems(strategy: Inpaint, prompts: PromptSet) -> list[str]:

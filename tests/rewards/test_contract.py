@@ -211,7 +211,7 @@ def test_infrastructure_failure_drops_the_call() -> None:
         assert grades.total == [None] * 3
         assert grades.components[fn.__name__] == [None] * 3
         assert grades.components["good"] == [1.0] * 3
-        assert grades.metrics == {f"{fn.__name__}/infrastructure_failures": 3.0}
+        assert grades.counts == {f"{fn.__name__}/infrastructure_failures": 3}
         assert grades.extras == {}
 
 
@@ -244,7 +244,7 @@ def test_log_only_failures_drop_nothing() -> None:
     grades = run({"fn": constant(1, 1, 1), "name": "good"}, {"fn": down, "weight": 0, "name": "extra"})
     assert grades.dropped == [None] * 3
     assert grades.total == [1.0] * 3
-    assert grades.metrics == {"extra/infrastructure_failures": 3.0}
+    assert grades.counts == {"extra/infrastructure_failures": 3}
 
 
 # -------------------------------------------------------------------------------------------------------- errors

@@ -212,13 +212,22 @@ def test_example_of_the_docs(tmp_path: Path) -> None:
         assert grades.metrics == {"words": 3.0}
 
 
+def test_example_of_a_rollout_in_the_docs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+    source = page.split("<!-- example: a test runs this block -->\n```python\n")[2].split("```")[0]
+    (tmp_path / "my_rewards.py").write_text(source)
+    loaded = load_rewards(["my_rewards.py:settled"], base=tmp_path)
+    given = {"prompts": ["q"], "completions": ["72"], "completion_ids": [[1, 2]], "columns": {}, "trainer_state": None}
+    assert grade(loaded, **given, rollout={"intermediate_texts": [["░░", "7░", "72", "72"]]}).total == [0.5]
+
+
 def test_the_docs_list_every_built_in_reward() -> None:
     page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
     for name in available():
         assert f"`{name}`" in page or f"`{name.partition('.')[2]}`" in page
 
 
-def test_a_name_that_is_how_the_spread_of_another_is_logged() -> None:
+def test_a_name_that_is_how_a_number_of_another_is_logged() -> None:
     entries = [{"fn": "sudoku.solved", "name": "x"}, {"fn": "sudoku.cells", "name": "x/std"}]
-    with pytest.raises(RewardError, match=r"rewards\[1\]\.name: 'x/std' is how the spread of 'x' is logged"):
+    with pytest.raises(RewardError, match=r"rewards\[1\]\.name: 'x/std' is how a number of 'x' is logged"):
         load_rewards(entries, base=Path())

@@ -302,7 +302,7 @@ def test_a_gold_answer_that_cannot_be_read_drops_its_row() -> None:
     assert grades.components["math.correct"] == [None, 1.0, None]
     assert grades.dropped == [reason := "reward math.correct: the gold answer cannot be read", None, reason]
     assert grades.total == [None, 1.0, None]
-    assert grades.metrics["math.correct/infrastructure_failures"] == 2
+    assert grades.counts["math.correct/infrastructure_failures"] == 2
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_functions_see_what_trl_shows_them(rollouts: RolloutBatch, raw: Any, pre
     assert seen["answer"] == ["a0"] * 3 + ["a1"] * 3 + ["a2"] * 3
     assert seen["extra"] == [None] * 3 + [1] * 3 + [2] * 3
     assert seen["knob"] == 7
-    assert seen["trainer_state"] is STATE
+    assert seen["trainer_state"] == STATE
     eos = tiny_policy().eos_ids
     for row, ids in enumerate(seen["completion_ids"]):
         assert not set(ids[:-1]) & set(eos)
@@ -141,7 +141,7 @@ def test_a_failed_call_drops_its_rows_and_keeps_nothing(rollouts: RolloutBatch) 
     batch, grades = grade(rollouts, Reward("judge", down), of([1.0] * 9))
     assert len(batch) == 0
     assert batch.dropped == {"reward judge: no answer": 9}
-    assert grades.metrics["judge/infrastructure_failures"] == 9
+    assert grades.counts["judge/infrastructure_failures"] == 9
 
 
 # ---- metrics

@@ -85,7 +85,7 @@ def test_crashes_in_grading_are_dropped_and_counted(checkpoint: Path) -> None:
 
     row = train(recipe(checkpoint), fragile).metrics[0]
     assert row["dropped/reward fragile: sandbox died"] == 1
-    assert row["user/fragile/infrastructure_failures"] == 1
+    assert row["reward/fragile/infrastructure_failures"] == 1
 
 
 def test_an_update_without_any_graded_row_is_survived(checkpoint: Path) -> None:

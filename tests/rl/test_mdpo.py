@@ -207,12 +207,14 @@ def test_equal_answers_to_a_prompt_are_graded_once_and_failures_drop_the_row() -
         return [InfrastructureError("down") if ids == bad else len(ids) / 8 for ids in completion_ids]
 
     prompts = {i: Prompt(i, "p", "p", (1,)) for i in range(3)}
-    options: dict[str, Any] = {"prefill": "", "state": TrainerState()}
+    options: dict[str, Any] = {"prefill": "", "state": TrainerState(), "eos_ids": policy.eos_ids}
     rewards = (Reward("rate", rate, 2.0), Reward("log", rate, 0.0))
-    graded = grade_answers(batch, answers, prompts, rewards, **options)
+    graded, grades = grade_answers(batch, answers, prompts, rewards, **options)
     ids = batch.rollouts.prompt_id.tolist()
     assert len(seen) == len({(ids[row], tuple(tokens)) for row, _, _, tokens in answers})
     gone = {row for row, _, _, tokens in answers if tokens == bad}
+    failed = {ids[row] for row, _, _, tokens in answers if tokens == bad}
+    assert grades.counts == {"rate/infrastructure_failures": len(failed)}
     assert graded.dropped == {"a recorded answer could not be graded": len(gone)}
     left = [row for row in range(len(batch)) if row not in gone]
     assert graded.step_reward is not None

@@ -1,4 +1,4 @@
-"""Grading in workers: what one process gives, whatever the number of workers; a row that kills or hangs its worker is dropped alone."""
+"""Grading in Ray's workers: what one process gives, whatever their number; a row that kills or hangs its worker is dropped alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,32 +7,17 @@ from typing import Any
 import pytest
 
 from rewards.contract import Grades, RewardError, TrainerState, grade, load_rewards
+from rewards.graders import Graders
+from tests.oracles.rewards import FILE
 
 ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")
 pytest.importorskip("deepspeed", reason="needs the extra 'cluster'")
 from rl.cluster import Cluster  # noqa: E402
-from rl.graders import DIED, HUNG, RayGraders, join  # noqa: E402
+from rl.graders import DIED, RayWorkers  # noqa: E402
 
 pytestmark = pytest.mark.timeout(180)
 
-REWARDS = """
-import os, time
-
-def length(completions, log_extra, log_metric, **kwargs):
-    log_extra("shouted", [text.upper() for text in completions])
-    log_metric("mean_length", sum(map(len, completions)) / len(completions))
-    return [float(len(text)) for text in completions]
-
-def risky(completions, answer, **kwargs):
-    for text in completions:
-        if text == "die":
-            os._exit(3)
-        if text == "hang":
-            time.sleep(600)
-        if text == "raise":
-            raise ValueError("no")
-    return [float(text == right) for text, right in zip(completions, answer)]
-"""
+HUNG = "did not answer in 6 s"
 
 
 class Alone:
@@ -42,12 +27,11 @@ class Alone:
     _log = Cluster._log
     started, tail = Cluster.started, Cluster.tail
 
-    def __init__(self, folder: Path, workers: int, seconds: float) -> None:
+    def __init__(self, folder: Path, workers: int) -> None:
         from types import SimpleNamespace
 
-        section = SimpleNamespace(reward_workers=workers, reward_timeout=seconds, cpus_per_worker=1, start_timeout=150)
-        self.recipe, self.logs, self.said = SimpleNamespace(cluster=section), folder / "logs", []
-        self.say = self.said.append
+        section = SimpleNamespace(reward_workers=workers, cpus_per_worker=1, start_timeout=150)
+        self.recipe, self.logs = SimpleNamespace(cluster=section), folder / "logs"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,8 +44,8 @@ def machine() -> Iterator[None]:
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text(REWARDS)
-    return [{"fn": "own.py:length", "weight": 0.5}, {"fn": "own.py:risky", "weight": 1.0}]
+    (tmp_path / "own.py").write_text(FILE)
+    return [{"fn": "own.py:length", "weight": 0.5}, {"fn": "own.py:risky", "weight": 1.0}, {"fn": "own.py:judge"}]
 
 
 def rows(completions: list[str]) -> dict[str, Any]:
@@ -83,41 +67,45 @@ def test_workers_give_what_one_process_gives(entries: list[Any], tmp_path: Path)
     batch = rows(["a", "bb", "a", "dddd", "a", "ffffff", "g"])
     wanted = grade(rewards, **batch)
     for count in (1, 2):
-        graders = RayGraders(Alone(tmp_path, count, 60), entries)
+        workers = RayWorkers(Alone(tmp_path, count), entries)
+        graders = Graders(lambda made=workers: made, timeout=60)
         found = graders(rewards, **batch)
         assert found.metrics == pytest.approx(wanted.metrics)
         assert {**plain(found), "metrics": 0} == {**plain(wanted), "metrics": 0}
-        with pytest.raises(RewardError, match="reward risky"):
+        with pytest.raises(RewardError, match=r"(?s)reward risky raised ValueError on row 1: no.*completion: 'raise'"):
             graders(rewards, **rows(["a", "raise"]))
+        assert workers.replaced == 0
 
 
 def test_only_the_row_that_does_it_is_dropped(entries: list[Any], tmp_path: Path) -> None:
-    rewards = load_rewards(entries, base=tmp_path)
-    cluster = Alone(tmp_path, 2, 2.0)
-    graders = RayGraders(cluster, entries)
+    rewards, said = load_rewards(entries, base=tmp_path), []
+    workers = RayWorkers(Alone(tmp_path, 2), entries)
+    graders = Graders(lambda: workers, timeout=6.0, say=said.append)
     found = graders(rewards, **rows(["a", "die", "b", "hang"]))
-    assert found.dropped == [None, DIED, None, HUNG]
+    assert found.dropped == [None, f"reward risky: {DIED}", None, f"reward risky: {HUNG}"]
     assert found.components["risky"] == [1.0, None, 0.0, None]
-    assert found.total == [1.5, None, 0.5, None]
-    assert found.extras["shouted"] == ["A", None, "B", None]
-    assert sorted(cluster.said) == [f"one completion is dropped: {DIED}", f"one completion is dropped: {HUNG}"]
-    assert graders.replaced >= 4  # once for each half they were in
-    assert graders(rewards, **rows(["a"])).total == [1.5]  # and the workers are well again
+    assert found.total == [2.5, None, 1.5, None]
+    assert found.extras["shouted"] == ["A", "DIE", "B", "HANG"]
+    assert [line.partition("\n")[0] for line in said] == [
+        f"reward risky: {DIED}: row 1 of 4 dropped",
+        f"reward risky: {HUNG}: row 3 of 4 dropped; where it is only slow, raise its timeout in rewards",
+    ]
+    assert workers.replaced >= 4  # with the piece, and alone
+    assert graders(rewards, **rows(["a"])).total == [2.5]  # and the workers are well again
 
 
-def test_what_is_joined() -> None:
-    one = Grades(
-        {"r": [1.0, 0.0]},
-        [1.0, 0.0],
-        {"r": 2.0},
-        {"m": 1.0, "r/infrastructure_failures": 1.0},
-        {"e": [1, 2]},
-        [None, None],
-    )
-    other = Grades({"r": [0.5]}, [0.5], {"r": 3.0}, {"m": 4.0, "r/infrastructure_failures": 2.0}, {}, ["x"])
-    found = join([one, other], [2, 1])
-    assert found.components == {"r": [1.0, 0.0, 0.5]}
-    assert found.metrics == {"m": 2.0, "r/infrastructure_failures": 3.0}
-    assert found.seconds == {"r": 3.0}
-    assert found.extras == {"e": [1, 2, None]}
-    assert found.dropped == [None, None, "x"]
+def test_workers_are_free_again_when_grading_is_interrupted(
+    entries: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewards = load_rewards(entries, base=tmp_path)
+    workers = RayWorkers(Alone(tmp_path, 1), entries)
+    graders = Graders(lambda: workers, timeout=60.0)
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rl.graders.ray.wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            graders(rewards[1:2], **rows(["hang"]))
+    assert graders(rewards[1:2], **rows(["a"])).total == [1.0]
