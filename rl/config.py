@@ -268,7 +268,8 @@ def _resolve(
     ]
     named += [(("method", part, "kind"), (".py",)) for part in presets.UNION_KEYS]
     rewards = data.get("rewards")
-    named += [(("rewards", index, "fn"), (".py",)) for index in range(len(rewards) if isinstance(rewards, list) else 0)]
+    for index in range(len(rewards) if isinstance(rewards, list) else 0):
+        named += [(("rewards", index, "fn"), (".py",)), (("rewards", index, "kwargs", "rubric_file"), (".md", ".txt"))]
     for path, suffixes in named:
         # What stands on the command line is meant from the working folder.
         folders = (Path.cwd(),) if origin.is_overridden(path) else (base, Path.cwd())

@@ -25,8 +25,11 @@ def fingerprints(setup: Setup) -> dict[str, str]:
     found = {key: _digest(path.read_bytes()) for key, path in _data_files(recipe).items()}
     for index, reward in enumerate(setup.rewards):
         code = _code(reward, whole_file=index < len(recipe.rewards))
+        files = [reward.kwargs.get(name) for name in getattr(reward.fn, "file_kwargs", ())]
         if code is not None:
-            found[f"reward {reward.name}"] = _digest(code)
+            found[f"reward {reward.name}"] = _digest(
+                b"\0".join([code, *(Path(one).read_bytes() for one in files if one)])
+            )
     for slot in ("estimator", "objective"):
         file = _own_file(getattr(recipe.method, slot).kind)
         if file is not None:
