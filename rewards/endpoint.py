@@ -15,14 +15,12 @@ _SECRET_NAME = re.compile(r"(?i)(?:^|[-_])(?:api[-_]?key|authorization|secret|pa
 
 
 def address_problem(url: Any) -> str | None:
-    """What is wrong with an address, or None. Its text may hold a password, so it is shown only where it has the right shape."""
-    if not isinstance(url, str) or any(one.isspace() for one in url):
+    """What is wrong with an address, or None. The address is not repeated: it may hold a password."""
+    parts = urllib.parse.urlsplit(url) if isinstance(url, str) and not any(one.isspace() for one in url) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
         return f"this is no address of an endpoint; write it as {EXAMPLE}"
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        return f"{url} is no address of an endpoint; write it as {EXAMPLE}"
     if "@" in parts.netloc or parts.query or parts.fragment:
-        return "an address with a user, a password or a query would put them into the run folder; leave them out"
+        return "an address with a user, a password or a query is not taken: it would be written down. Leave them out"
     return None
 
 

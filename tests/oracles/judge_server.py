@@ -54,8 +54,6 @@ def serving(reply: Callable[[dict[str, Any], int], Answer]) -> Iterator[JudgeSer
     ours = JudgeServer(reply)
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
         def log_message(self, format: str, *args: Any) -> None:
             """Quiet."""
 
