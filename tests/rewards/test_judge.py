@@ -210,6 +210,15 @@ def test_a_row_that_is_refused_is_dropped_and_a_judge_that_refuses_all_ends_the_
     assert "judge-7b" in str(error.value)
 
 
+def test_a_refusal_beside_a_judge_that_is_down_ends_nothing() -> None:
+    def down(body: dict[str, Any], attempt: int) -> Any:
+        return (400 if fence(body, "answer") == "1" else 503), {"error": {"message": "no"}}, {}
+
+    with serving(down) as server:
+        found = call("rubric", server.url, ["1", "2"])
+    assert found.dropped == ["reward judge.rubric: HTTP 400 (no)", "reward judge.rubric: HTTP 503 from the judge"]
+
+
 @pytest.mark.parametrize("answer", [(200, "<html>a start page</html>", {}), (200, {"error": "odd"}, {}), (200, [], {})])
 def test_an_address_that_answers_nonsense_ends_the_run(answer: Any) -> None:
     with serving(lambda *_: answer) as server, pytest.raises(RewardError, match="refuses every request: the reply"):
