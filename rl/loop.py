@@ -105,8 +105,9 @@ def _run(
             setup = workers.take_on(setup)
         session = Session.open(setup, live, folder, command, files, workers)
         stack.callback(session.close)
-        for note in notes:
+        for note in [*notes, *(f"overlap: {one}" for one in setup.overlaps)]:
             live.say(note)
+        folder.write_json("overlap.json", {"overlaps": [one.as_json() for one in setup.overlaps]})
         if start.saved is not None:
             session.take_up(start.saved)
         if changed:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards
 from rl.config import Recipe
+from rl.contamination import guard
 from rl.data import DataError, Prompt, PromptSet
 from rl.grading import columns_of, completion_of
 from rl.method import forwards
@@ -61,7 +62,8 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     network = _collect(problems, lambda: inspect_model(recipe))
     rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
     sets = load_sets(recipe, network, rewards, problems)
-    pairs = load_preferences(recipe, network, problems)
+    guarded = guard(recipe, sets, load_preferences(recipe, network, problems), problems)
+    sets, pairs = guarded.sets, guarded.preferences
     main = sets.get("warm_start.data") if command == "sft" else pairs or sets.get("data.train")
     graded = "data.train" if "data.train" in sets else "data.eval"
     tried = _collect(problems, lambda: try_rewards(recipe, rewards, sets[graded])) if not problems and rewards else None
@@ -76,6 +78,8 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
         console.print(f"{key}: {len(prompts)} prompts from {prompts.source}{dropped}", markup=False)
     if pairs is not None:
         console.print(f"data.preferences: {len(pairs)} pairs from {pairs.source}", markup=False)
+    for overlap in guarded.overlaps:
+        console.print(f"overlap: {overlap}", markup=False)
     if tried:
         console.print(
             f"rewards for prompt {sets[graded].prompts[0].prompt_id} of {graded} and the completion {WRONG!r}:"

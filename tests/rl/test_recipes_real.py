@@ -26,7 +26,7 @@ from rl.run import Run, read_jsonl
 from rl.setup import set_up
 from scripts.methods_table import method_of_recipe, recipe_of
 from tests.oracles.runs import samples
-from tests.oracles.toy_recipes import SHARED, dream_checkpoint, llada_checkpoint, local, train_small
+from tests.oracles.toy_recipes import SHARED, counted, dream_checkpoint, llada_checkpoint, local, train_small
 
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"shared data absent: {SHARED}")
 
@@ -112,6 +112,7 @@ def overrides(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {
         **local("data.train", rows),
         **local("data.eval", rows),
+        **counted(case.recipe),
         "data.prompt.prefill": json.dumps(case.prefill),
         "rollout.canvas": 2,
         "rollout.block": 2,
@@ -242,7 +243,7 @@ def local_settings(name: str, checkpoints: Callable[[str], Path], folder: Path) 
     keys = ["data.preferences"] if task_of(name) == "vrpo" else ["data.train", "data.eval"]
     settings = {setting: value for key in keys for setting, value in local(key, path).items()}
     own = {"warm_start.data.path": path} if name == "sudoku_4x4_tiny" else {"model.path": checkpoints(name)}
-    return {**settings, **own}
+    return {**settings, **own, **counted(name)}
 
 
 @pytest.mark.parametrize("name", recipe_names())
