@@ -180,7 +180,11 @@ def _hold_out(recipe: Recipe, provided: Collection[str], command: str) -> Iterat
         held = rule.against if isinstance(rule.against, str) else None
         if held is not None and f"data.{held}" not in provided and getattr(recipe.data, held) is None:
             what = f"is {held}, and there is no data.{held}"
-            yield Check((f"{where}.against", f"data.{held}"), what, "name the data, or drop this rule")
+            yield Check(
+                (f"{where}.against", f"data.{held}"),
+                what,
+                "name the data, or drop this rule (all of them: data.hold_out=[])",
+            )
         there = {"train": recipe.data.train, "preferences": recipe.data.preferences, "warm_start": recipe.warm_start}
         for name in rule.among:
             if there[name] is None and f"data.{name}" not in provided and command == "train":

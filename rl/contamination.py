@@ -13,6 +13,7 @@ from rl.config_schema import HoldOut, PromptConfig, Recipe, Split
 from rl.data import Prompt, PromptSet
 from rl.pairs import PairSet
 from rl.prompts import template_fields
+from rl.run import RunFolder
 from rl.tables import DataError, read_table, source_of
 
 Row = Mapping[str, Any]
@@ -55,6 +56,14 @@ class Overlap:
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "text": str(self)}
+
+
+def keep_overlaps(folder: RunFolder, overlaps: Sequence[Overlap]) -> None:
+    """``overlap.json`` of a run, which the report reads; none where nothing is shared."""
+    if overlaps:
+        folder.write_json("overlap.json", {"overlaps": [one.as_json() for one in overlaps]})
+    else:
+        (folder.path / "overlap.json").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -183,8 +192,9 @@ def _no_column(rule: HoldOut, wanted: str, columns: list[str], name: str, where:
     column = rule.columns.get(wanted, wanted)
     what = f"by: {rule.by} needs a column {column!r}, which {name} does not have"
     if wanted == "text" and wanted not in rule.columns:
-        what = f"by: {rule.by} compares prompts, or what the template is filled with, and {name} does not have these columns"
-    remedy = f"name it, columns: {{{wanted}: ...}} (dots lead into nested ones); columns: {listing(columns)}"
+        what = f"by: {rule.by} compares prompts, or what a template is filled with, and {name} lacks these columns"
+    option = f"{where} {wanted}=..." if where.startswith("--") else f"columns: {{{wanted}: ...}}"
+    remedy = f"name it, {option} (dots lead into nested ones); columns: {listing(columns)}"
     return DataError.at(where, what, nearest(column, columns), remedy)
 
 

@@ -13,6 +13,7 @@ from rewards.contract import RewardError
 from rl import checkpoint
 from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
+from rl.contamination import keep_overlaps
 from rl.fingerprints import fingerprints
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.learners import LearnersLostError
@@ -107,7 +108,7 @@ def _run(
         stack.callback(session.close)
         for note in [*notes, *(f"overlap: {one}" for one in setup.overlaps)]:
             live.say(note)
-        folder.write_json("overlap.json", {"overlaps": [one.as_json() for one in setup.overlaps]})
+        keep_overlaps(folder, setup.overlaps)
         if start.saved is not None:
             session.take_up(start.saved)
         if changed:

@@ -323,11 +323,16 @@ def test_every_preset_trains_as_its_recipe_says(
         "train.out": "run",
         "eval": "null",
         "data.eval": "null",
+        "data.hold_out": "[]",  # it says what data.eval must not share
         "warm_start": "null",
     }
     if name == "sudoku_4x4_tiny":
         settings = {key: value for key, value in settings.items() if not key.startswith("warm_start.")}
-    command = ["train", name, *(f"{k}={v}" for k, v in settings.items() if not k.startswith("data.eval."))]
+    command = [
+        "train",
+        name,
+        *(f"{k}={v}" for k, v in settings.items() if not k.startswith(("data.eval.", "data.hold_out."))),
+    ]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     recipe, rows = load_recipe(Path("run/recipe.yaml")), read_jsonl(Path("run/metrics.jsonl"))
