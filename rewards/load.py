@@ -21,7 +21,7 @@ FIXED_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", 
 # What diffusion gives besides, to functions that name the parameter; one value per completion.
 ROLLOUT_ARGUMENTS = ("reveal_steps", "intermediate_texts", "forwards", "truncated", "finish_reason")
 
-_BUILTIN_MODULES = ("countdown", "format", "gsm8k", "math", "sudoku")
+_BUILTIN_MODULES = ("countdown", "format", "gsm8k", "judge", "math", "sudoku")
 _ENTRY_KEYS = ("fn", "weight", "kwargs", "name", "where", "timeout", "retries", "cache", "on_error")
 # How numbers of a reward are logged beside its mean.
 LOGGED = ("std", "hits", "infrastructure_failures", "errors", "lost", "retries", "cache_hits")
@@ -112,14 +112,16 @@ def missing_columns(reward: Reward, columns: Sequence[str]) -> list[str]:
     """The data columns that the function cannot do without and that are not among `columns`.
 
     A function may say that one of several optional columns is enough: `function.one_of_columns = (...)`. Where none of
-    them is there, the first counts as missing.
+    them is there, the first counts as missing. `function.column_kwargs` names kwargs that hold names of columns.
     """
     signature = _signature(reward.fn)
     if signature is None:
         return []
     known = {*FIXED_ARGUMENTS, *ROLLOUT_ARGUMENTS, *reward.kwargs, *columns}
     one_of = tuple(getattr(reward.fn, "one_of_columns", ()))
-    return list(one_of[:1] if known.isdisjoint(one_of) else ()) + [
+    named = [reward.kwargs.get(name) for name in getattr(reward.fn, "column_kwargs", ())]
+    lacking = [name for name in named if isinstance(name, str) and name not in columns]
+    return [*lacking, *(one_of[:1] if known.isdisjoint(one_of) else ())] + [
         name
         for name, parameter in signature.parameters.items()
         if parameter.default is parameter.empty
@@ -357,6 +359,9 @@ def _signature_problems(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> li
             for name in kwargs
             if name not in named
         )
+    check = getattr(fn, "kwargs_problems", None)  # a function that looks at its kwargs before anything starts
+    if check is not None and not problems:
+        problems.extend((f"kwargs.{name}", message) for name, message in check(kwargs))
     return problems
 
 

@@ -247,13 +247,32 @@ def _grids_with() -> tuple[dict[str, int], ...]:
     return sets
 
 
+def solutions(puzzle: str, limit: int) -> list[str]:
+    """Solutions of a puzzle (digits, 0 blank), at most `limit`; those of a 4x4 puzzle in microseconds."""
+    if len(puzzle) != 16:
+        return solve(puzzle, limit)
+    left = _left(puzzle)
+    grids = solution_grids()
+    return [grids[at] for at in range(len(grids)) if left >> at & 1][:limit] if left else []
+
+
+def checked_solution(puzzle: str, solution: Any) -> str:
+    """The stored solution of a puzzle, as digits. ValueError where it does not solve it."""
+    return _reference(puzzle, parse_puzzle(solution))
+
+
 def count_solutions(puzzle: str) -> int:
     """Exact number of solutions of a 4x4 puzzle (16 digits, 0 blank), about a microsecond."""
+    return _left(puzzle).bit_count()
+
+
+def _left(puzzle: str) -> int:
+    """A bit for every grid of `solution_grids` that keeps the givens of a 4x4 puzzle."""
     left = (1 << len(solution_grids())) - 1
     for allowed, digit in zip(_grids_with(), puzzle, strict=True):
         if digit != "0":
             left &= allowed[digit]
-    return left.bit_count()
+    return left
 
 
 def make_puzzles(

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rl import cli_tools, origin
+from rl import cli_data, cli_tools, origin
 
 app = typer.Typer(
     name="unmask",
@@ -225,7 +225,7 @@ def _fail(message: str, code: int = 2) -> NoReturn:
     raise typer.Exit(code)
 
 
-for _name, _command in cli_tools.COMMANDS.items():
+for _name, _command in (cli_tools.COMMANDS | cli_data.COMMANDS).items():
     app.command(_name)(_errors_for_people()(_command))
 
 

@@ -245,15 +245,12 @@ def rewrite(
 
     Rows are appended as they come; the same command continues, and asks again for rows that failed.
     """
-    import os
-
+    from rewards.endpoint import read_key
     from rl.config_schema import Split
     from rl.rewrite import Endpoint
     from rl.rewrite import rewrite as run
 
-    endpoint = Endpoint(
-        url, model, max_tokens, temperature, timeout, retries, os.environ.get(key_env, "").strip() or None
-    )
+    endpoint = Endpoint(url, model, max_tokens, temperature, timeout, retries, read_key(key_env))
     options = {"column": column, "problem": problem, "to": to, "instruction": instruction}
     if run(Split(path=str(data)), endpoint, out, concurrency=concurrency, **options):  # type: ignore[arg-type]
         raise typer.Exit(1)

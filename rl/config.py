@@ -263,12 +263,16 @@ def _resolve(
         (("data", "eval", "path"), DATA_SUFFIXES),
         (("data", "validation", "path"), DATA_SUFFIXES),
         (("warm_start", "data", "path"), DATA_SUFFIXES),
+        *(
+            (("data", "hold_out", n, "against", "path"), DATA_SUFFIXES)
+            for n in range(_length(data, ("data", "hold_out")))
+        ),
         (("model", "path"), ()),
         (("model", "adapter"), ()),
     ]
     named += [(("method", part, "kind"), (".py",)) for part in presets.UNION_KEYS]
-    rewards = data.get("rewards")
-    named += [(("rewards", index, "fn"), (".py",)) for index in range(len(rewards) if isinstance(rewards, list) else 0)]
+    for index in range(_length(data, ("rewards",))):
+        named += [(("rewards", index, "fn"), (".py",)), (("rewards", index, "kwargs", "rubric_file"), (".md", ".txt"))]
     for path, suffixes in named:
         # What stands on the command line is meant from the working folder.
         folders = (Path.cwd(),) if origin.is_overridden(path) else (base, Path.cwd())
@@ -385,6 +389,12 @@ def _at(data: Any, path: Key) -> Any:
         else:
             return None
     return data
+
+
+def _length(data: Any, path: Key) -> int:
+    """Items of a list in plain data; 0 where there is none."""
+    found = _at(data, path)
+    return len(found) if isinstance(found, list) else 0
 
 
 def _tuples(value: Any, key: str = "") -> Any:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.load import RewardError, load_rewards
+from rewards.overlap import KINDS
 from rl.cluster_checks import cluster_problems
 from rl.config_errors import listing, nearest
-from rl.config_schema import Recipe, Split
+from rl.config_schema import HoldOut, Recipe, Split
 from rl.likelihood import MeanField
 from rl.track import missing
 from rollouts.spec import SamplerSpec
@@ -31,6 +32,7 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
     """Every problem of a recipe that passed the schema. `provided` and `command` as in `rl.config.load_recipe`."""
     yield from _model(recipe)
     yield from _files(recipe)
+    yield from _hold_out(recipe, provided, command)
     if command == "sft":
         yield from (Check(*found) for found in cluster_problems(recipe))
         if recipe.warm_start is None:
@@ -161,12 +163,42 @@ def _files(recipe: Recipe) -> Iterator[Check]:
     splits: list[tuple[str, Split | None]] = [("data.train", recipe.data.train), ("data.eval", recipe.data.eval)]
     splits += [("data.preferences", recipe.data.preferences), ("data.validation", recipe.data.validation)]
     splits.append(("warm_start.data", recipe.warm_start.data if recipe.warm_start else None))
+    held = enumerate(recipe.data.hold_out)
+    splits += [(f"data.hold_out.{n}.against", rule.against) for n, rule in held if isinstance(rule.against, Split)]
     named = [(f"{key}.path", split.path) for key, split in splits if split is not None]
     named += [("model.path", recipe.model.path), ("model.adapter", recipe.model.adapter or "")]
     for key, name in named:
         path = Path(name)
         if path.is_absolute() and not path.exists():
             yield Check((key,), *missing_file(path))
+
+
+def _hold_out(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[Check]:
+    """Rules that name what is not there, and settings that a rule does not use."""
+    for number, rule in enumerate(recipe.data.hold_out):
+        where, kind = f"data.hold_out.{number}", KINDS[rule.by]
+        held = rule.against if isinstance(rule.against, str) else None
+        if held is not None and f"data.{held}" not in provided and getattr(recipe.data, held) is None:
+            what = f"is {held}, and there is no data.{held}"
+            yield Check(
+                (f"{where}.against", f"data.{held}"),
+                what,
+                "name the data, or drop this rule (all of them: data.hold_out=[])",
+            )
+        there = {"train": recipe.data.train, "preferences": recipe.data.preferences, "warm_start": recipe.warm_start}
+        for name in rule.among:
+            if there[name] is None and f"data.{name}" not in provided and command == "train":
+                yield Check((f"{where}.among",), f"names {name}, and this recipe has none", "drop it from among")
+        for name in ("ngram", "similarity"):
+            if rule.by != "ngrams" and name in rule.model_fields_set and getattr(rule, name) is not None:
+                default = HoldOut.model_fields[name].default
+                if getattr(rule, name) != default:
+                    yield Check((f"{where}.{name}",), f"is of by: ngrams, and this rule goes by {rule.by}", "drop it")
+        used = (*kind.needs, *kind.may_use)
+        for name in rule.columns:
+            if name not in used:
+                what = f"by: {rule.by} has no use for {name!r}"
+                yield Check((f"{where}.columns",), what, f"names: {listing(used)}", nearest(name, used))
 
 
 def missing_file(path: Path) -> tuple[str, str | None, str | None]:

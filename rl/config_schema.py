@@ -92,6 +92,31 @@ class PromptConfig(Section):
     )
 
 
+class HoldOut(Section):
+    """Problems that no training data may hold. What makes two rows the same is `by`; docs/contamination.md."""
+
+    against: Literal["eval", "validation"] | Split = Field(
+        description="eval or validation, of this recipe; or another data set, {path: ...}"
+    )
+    by: Literal["sudoku", "countdown", "math", "text", "ngrams"] = Field(
+        description="solution grid; numbers and target; text without layout; words; runs of words"
+    )
+    on_overlap: Literal["refuse", "drop", "count"] = Field(
+        default="refuse", description="an error; leave the rows out of training; use them and say so"
+    )
+    among: tuple[Literal["train", "preferences", "warm_start"], ...] = Field(
+        default=(), description="which training data; empty: all that there are"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="{text, puzzle, solution, numbers or target: the column}; dots lead into nested ones",
+    )
+    ngram: int = Field(default=13, ge=1, description="words in a run, for by: ngrams")
+    similarity: float | None = Field(
+        default=None, gt=0, le=1, description="Jaccard index of two rows' runs; null: one shared run is enough"
+    )
+
+
 class DataConfig(Section):
     """Prompts to train on, held-out ones to report on, and others to choose by (best checkpoint, plateau)."""
 
@@ -101,6 +126,7 @@ class DataConfig(Section):
     )
     eval: Split | None = Field(default=None, description="reported, and never used to choose anything")
     validation: Split | None = Field(default=None, description="what save.best_by and stop.plateau look at")
+    hold_out: tuple[HoldOut, ...] = Field(default=(), description="what training data must not hold")
     prompt: PromptConfig = PromptConfig()
 
 

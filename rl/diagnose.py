@@ -34,6 +34,7 @@ MOST_PROMPTS = 16  # where none are asked for
 # What diagnosing does not need, and what would need it.
 UNUSED = (
     *(f"{key}=null" for key in ("data.eval", "data.validation", "eval", "save.best_by", "stop.plateau")),
+    "data.hold_out=[]",
     "track={}",
     "cluster={}",
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.contract import Reward
-from rl.config_schema import Recipe
+from rl.config_schema import Recipe, Split
 from rl.setup import Setup
 
 REPORTED = ("data.eval", "data.validation")  # may differ between the parts of a run, as its recipe may there
@@ -25,8 +25,14 @@ def fingerprints(setup: Setup) -> dict[str, str]:
     found = {key: _digest(path.read_bytes()) for key, path in _data_files(recipe).items()}
     for index, reward in enumerate(setup.rewards):
         code = _code(reward, whole_file=index < len(recipe.rewards))
+        files = [reward.kwargs.get(name) for name in getattr(reward.fn, "file_kwargs", ())]
         if code is not None:
-            found[f"reward {reward.name}"] = _digest(code)
+            found[f"reward {reward.name}"] = _digest(
+                b"\0".join([code, *(Path(one).read_bytes() for one in files if one)])
+            )
+    if setup.train is not None and any(rule.on_overlap == "drop" for rule in recipe.data.hold_out):
+        # What is dropped hangs on held-out data, which may otherwise change between the parts of a run.
+        found["data.hold_out"] = _digest(repr([prompt.prompt_id for prompt in setup.train.prompts]).encode())
     for slot in ("estimator", "objective"):
         file = _own_file(getattr(recipe.method, slot).kind)
         if file is not None:
@@ -49,7 +55,8 @@ def _data_files(recipe: Recipe) -> dict[str, Path]:
     names = ("train", "preferences", "eval", "validation")
     splits: dict[str, Any] = {f"data.{name}": getattr(recipe.data, name) for name in names}
     splits["warm_start.data"] = recipe.warm_start.data if recipe.warm_start else None
-    paths = {key: Path(split.path) for key, split in splits.items() if split is not None}
+    splits |= {f"data.hold_out.{n}": rule.against for n, rule in enumerate(recipe.data.hold_out)}
+    paths = {key: Path(split.path) for key, split in splits.items() if isinstance(split, Split)}
     return {key: path for key, path in paths.items() if path.is_file()}
 
 

@@ -15,6 +15,7 @@ from rewards.graders import Graders
 from rl import checkpoint
 from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe
+from rl.contamination import keep_overlaps
 from rl.fingerprints import fingerprints
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.learners import LearnersLostError
@@ -108,8 +109,9 @@ def _run(
         stack.callback(_listen(setup, live))
         session = Session.open(setup, live, folder, command, files, workers)
         stack.callback(session.close)
-        for note in notes:
+        for note in [*notes, *(f"overlap: {one}" for one in setup.overlaps)]:
             live.say(note)
+        keep_overlaps(folder, setup.overlaps)
         if start.saved is not None:
             session.take_up(start.saved)
         if changed:

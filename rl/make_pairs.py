@@ -31,7 +31,14 @@ from rollouts.streams import Purpose
 
 # Overrides that drop what making pairs does not need. The method is one that wants groups, and asks nothing else of the recipe.
 _KEYS = ("data.eval", "data.preferences", "data.validation", "eval", "warm_start", "save.best_by", "stop.plateau")
-UNUSED = (*(f"{key}=null" for key in _KEYS), "track={}", "health={}", "cluster={}", "method=online_vrpo")
+UNUSED = (
+    *(f"{key}=null" for key in _KEYS),
+    "data.hold_out=[]",
+    "track={}",
+    "health={}",
+    "cluster={}",
+    "method=online_vrpo",
+)
 NO_SIGNAL = "one reward for all"
 
 

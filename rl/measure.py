@@ -27,6 +27,7 @@ UNUSED = (
         f"{key}=null"
         for key in ("data.train", "data.preferences", "data.validation", "warm_start", "save.best_by", "stop.plateau")
     ),
+    "data.hold_out=[]",
     "track={}",
     "cluster={}",
 )

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from rewards.contract import Reward, RewardError, TrainerState, load_rewards
 from rl.config import Recipe
+from rl.contamination import guard
 from rl.data import DataError, Prompt, PromptSet
 from rl.grading import columns_of, completion_of, graders_of
 from rl.method import forwards
@@ -65,7 +66,8 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
     problems += answer_problems(recipe, rewards)
     sets = load_sets(recipe, network, rewards, problems)
-    pairs = load_preferences(recipe, network, problems)
+    guarded = guard(recipe, sets, load_preferences(recipe, network, problems), problems)
+    sets, pairs = guarded.sets, guarded.preferences
     main = sets.get("warm_start.data") if command == "sft" else pairs or sets.get("data.train")
     graded = "data.train" if "data.train" in sets else "data.eval"
     tried = None
@@ -83,6 +85,8 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
         console.print(f"{key}: {len(prompts)} prompts from {prompts.source}{dropped}", markup=False)
     if pairs is not None:
         console.print(f"data.preferences: {len(pairs)} pairs from {pairs.source}", markup=False)
+    for overlap in guarded.overlaps:
+        console.print(f"overlap: {overlap}", markup=False)
     if tried:
         console.print(
             f"rewards for prompt {sets[graded].prompts[0].prompt_id} of {graded} and the completion {WRONG!r}:"

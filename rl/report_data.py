@@ -87,6 +87,8 @@ def read_run(folder: Path) -> RunData:
     rows = [by_update[update] for update in sorted(by_update)]
     drawn = curves(rows, "update", notes)
     warm_start = _rows(folder / "warm_start.jsonl", notes)
+    overlaps = _json(folder / "overlap.json", []).get("overlaps")
+    notes += [str(at(one, "text")) for one in (overlaps if isinstance(overlaps, list) else ()) if at(one, "text")]
     return RunData(
         folder=folder,
         recipe=recipe,

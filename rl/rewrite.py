@@ -10,7 +10,6 @@ import json
 import os
 import threading
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rewards.endpoint import address_problem, hidden, key_problem
 from rl.config_errors import listing, nearest
 from rl.config_schema import Split
 from rl.progress import Reporter
@@ -61,16 +61,12 @@ class Endpoint:
 
     def check(self) -> None:
         """Raises ``RewriteError`` for an address or a key that no request could be sent with."""
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or any(one.isspace() for one in self.url):
-            raise RewriteError(
-                f"--url {self.url}: this is no address of an endpoint; write it as http://127.0.0.1:8000/v1"
-            )
-        # urllib's own message would show the key.
-        if self.key and not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
-            raise RewriteError(
-                "the key holds a blank, a line break or a letter that no key has; see what --key-env names"
-            )
+        wrong = address_problem(self.url)
+        if wrong:
+            raise RewriteError(f"--url {self.url}: {wrong}")
+        wrong = key_problem(self.key)
+        if wrong:
+            raise RewriteError(f"{wrong}; see what --key-env names")
 
     def body(self, message: str) -> dict[str, Any]:
         return {
@@ -130,7 +126,7 @@ class Endpoint:
         return text.strip().encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
 
     def _hidden(self, text: str) -> str:
-        return text.replace(self.key, "***") if self.key else text
+        return hidden(text, self.key)
 
 
 def _pause(attempt: int, asked: str) -> float:

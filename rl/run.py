@@ -39,6 +39,7 @@ OTHERS = (
     "tensorboard",
     "wandb",
     "recipe.yaml",
+    "overlap.json",
     "track.json",
     "rollouts",
     "rollouts.jsonl",

@@ -14,6 +14,7 @@ from rewards.contract import Reward, RewardError, grade, load_rewards
 from rl import origin
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
+from rl.contamination import Overlap, guard
 from rl.data import DataError, Prompt, PromptSet, check_columns, check_completions, load_split
 from rl.grading import Mark, graders_of
 from rl.pairs import PairSet, load_pairs
@@ -43,6 +44,7 @@ class Setup:
     sampler: Sampler | None = None
     mark: Mark = grade
     extra_rewards: tuple[Callable[..., Any], ...] = ()  # functions that came as Python objects
+    overlaps: tuple[Overlap, ...] = ()  # what training data share with held-out data
 
     @property
     def drawn_by(self) -> Sampler:
@@ -122,9 +124,10 @@ def set_up(
         raise DataError("rollout.forbid: names every token id; leave at least one that may be sampled")
     problems = list(answer_problems(recipe, rewards))
     sets = load_sets(recipe, policy, rewards, problems, {"data.train": train_dataset, "data.eval": eval_dataset})
-    preferences = load_preferences(recipe, policy, problems)
+    guarded = guard(recipe, sets, load_preferences(recipe, policy, problems), problems)
     if problems:
         raise DataError("\n\n".join(problems))
+    sets = guarded.sets
     validation, evaluation = sets.get("data.validation"), sets.get("data.eval")
     if validation is not None and evaluation is not None:
         reported = {prompt.token_ids for prompt in evaluation.prompts}
@@ -143,9 +146,10 @@ def set_up(
         eval=evaluation,
         validation=validation,
         warm_start=sets.get("warm_start.data"),
-        preferences=preferences,
+        preferences=guarded.preferences,
         mark=graders_of(recipe, rewards),
         extra_rewards=tuple(extra),
+        overlaps=guarded.overlaps,
     )
 
 

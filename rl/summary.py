@@ -34,6 +34,7 @@ def summary_of(session: "Session") -> dict[str, Any]:
     result["updates"] = progress.updates
     if progress.changed:
         result["changed_files"] = progress.changed
+    result["overlaps"] = [one.as_json() for one in setup.overlaps]
     result["wall_seconds"] = dict(session.clock.total)
     result["forwards"] = {
         "rollout": progress.rollout_forwards,

@@ -182,6 +182,9 @@ def _rows(recipe: Recipe) -> list[tuple[str, Any, str]]:
         if split is not None:
             limit = _at(recipe, f"{key}.limit")
             found.append((f"{key}.limit", min(most, limit or most), "the first rows"))
+    for number, rule in enumerate(recipe.data.hold_out):
+        if rule.on_overlap != "count":
+            found.append((f"data.hold_out.{number}.on_overlap", "count", "a toy may train on what it reports"))
     return found
 
 
@@ -197,7 +200,7 @@ def _at(recipe: Recipe, key: str) -> Any:
     """The value at a dotted key of the resolved recipe, as plain data; None where a section is not there."""
     node: Any = recipe.model_dump(mode="json")
     for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
+        node = node[int(part)] if isinstance(node, list) else node.get(part) if isinstance(node, dict) else None
     if key == "train.out" and node is None:
         return str(recipe.out)
     return node

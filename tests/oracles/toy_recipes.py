@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 import unmask
 from rl.progress import Reporter
+from rl.recipes import recipe_folder
 from rl.run import Run
 from rollouts.models import Policy, save_policy
 from rollouts.tiny import build_tiny
@@ -51,6 +53,12 @@ def dream_checkpoint(folder: Path, characters: str, by: float = 0.15, max_length
 def local(key: str, path: str | os.PathLike[str], split: str = "train") -> dict[str, Any]:
     """Overrides that make a split of the recipe a local file. A file has one split, which is called train."""
     return {f"{key}.path": path, f"{key}.name": "null", f"{key}.split": split}
+
+
+def counted(recipe: str) -> dict[str, str]:
+    """Overrides under which the recipe may train on the rows that it is evaluated on: what it holds out is counted."""
+    rules = yaml.safe_load((recipe_folder() / f"{recipe}.yaml").read_text(encoding="utf-8"))["data"].get("hold_out", [])
+    return {f"data.hold_out.{number}.on_overlap": "count" for number in range(len(rules))}
 
 
 def train_small(recipe: str, checkpoint: Path, out: Path, overrides: Mapping[str, Any]) -> Run:

@@ -35,9 +35,13 @@ def test_built_in() -> None:
         "countdown.attempt", "countdown.correct",
         "format.answered", "format.boxed", "format.soft", "format.strict", "format.tags",
         "gsm8k.correct", "gsm8k.format_integer", "gsm8k.format_soft", "gsm8k.format_strict", "gsm8k.format_tags",
+        "judge.graded", "judge.pairwise", "judge.rubric",
         "math.correct", "sudoku.cells", "sudoku.solved",
     ]  # fmt: skip
-    loaded = load_rewards(available(), base=BASE)
+    judge = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "reference_column": "answer"}
+    loaded = load_rewards(
+        [{"fn": name, "kwargs": judge if name.startswith("judge.") else {}} for name in available()], base=BASE
+    )
     assert [reward.name for reward in loaded] == available()
     (reward,) = load_rewards([{"fn": "sudoku.solved", "weight": 0, "kwargs": None, "name": None}], base=BASE)
     assert (reward.name, reward.weight, reward.kwargs) == ("sudoku.solved", 0.0, {})

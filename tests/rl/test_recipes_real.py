@@ -26,7 +26,7 @@ from rl.run import Run, read_jsonl
 from rl.setup import set_up
 from scripts.methods_table import method_of_recipe, recipe_of
 from tests.oracles.runs import samples
-from tests.oracles.toy_recipes import SHARED, dream_checkpoint, llada_checkpoint, local, train_small
+from tests.oracles.toy_recipes import SHARED, counted, dream_checkpoint, llada_checkpoint, local, train_small
 
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"shared data absent: {SHARED}")
 
@@ -112,6 +112,7 @@ def overrides(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {
         **local("data.train", rows),
         **local("data.eval", rows),
+        **counted(case.recipe),
         "data.prompt.prefill": json.dumps(case.prefill),
         "rollout.canvas": 2,
         "rollout.block": 2,
@@ -242,7 +243,7 @@ def local_settings(name: str, checkpoints: Callable[[str], Path], folder: Path) 
     keys = ["data.preferences"] if task_of(name) == "vrpo" else ["data.train", "data.eval"]
     settings = {setting: value for key in keys for setting, value in local(key, path).items()}
     own = {"warm_start.data.path": path} if name == "sudoku_4x4_tiny" else {"model.path": checkpoints(name)}
-    return {**settings, **own}
+    return {**settings, **own, **counted(name)}
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -322,11 +323,16 @@ def test_every_preset_trains_as_its_recipe_says(
         "train.out": "run",
         "eval": "null",
         "data.eval": "null",
+        "data.hold_out": "[]",  # it says what data.eval must not share
         "warm_start": "null",
     }
     if name == "sudoku_4x4_tiny":
         settings = {key: value for key, value in settings.items() if not key.startswith("warm_start.")}
-    command = ["train", name, *(f"{k}={v}" for k, v in settings.items() if not k.startswith("data.eval."))]
+    command = [
+        "train",
+        name,
+        *(f"{k}={v}" for k, v in settings.items() if not k.startswith(("data.eval.", "data.hold_out."))),
+    ]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     recipe, rows = load_recipe(Path("run/recipe.yaml")), read_jsonl(Path("run/metrics.jsonl"))

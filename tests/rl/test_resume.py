@@ -161,7 +161,8 @@ MOMENTS = {
     "deleting a checkpoint": ("lora", killing(checkpoints, "remove", 2, after=False)),
     "in the middle of a row": ("lora", lambda patch: patch.setattr(session.RunFolder, "append", half_a_row)),
     "after the last update": ("full", killing(session, "save_weights", 1, after=False)),
-    "before the summary": ("full", killing(session.RunFolder, "write_json", 1, after=True)),
+    # overlap.json is written first: these runs are evaluated on what they train on.
+    "before the summary": ("full", killing(session.RunFolder, "write_json", 2, after=True)),
 }
 
 
