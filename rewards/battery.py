@@ -67,6 +67,9 @@ def entries(layout: str, golds: Sequence[Gold | None], prompts: Sequence[Any]) -
     made.extend(_echoes(layout, golds, prompts))
     for name, make in _CHEATS.items():
         made.append(Entry(name, "wrong", _each(golds, lambda gold, make=make: make(layout, gold))))
+    for name in dict.fromkeys(name for gold in golds if gold is not None for name in gold.tricks):
+        texts = _each(golds, lambda g, name=name: filled(layout, g.tricks[name]) if name in g.tricks else None)
+        made.append(Entry(name, "wrong", texts))
     notations = dict.fromkeys(name for gold in golds if gold is not None for name in gold.same)
     for name in notations:
         made.append(Entry(name, "right", _each(golds, lambda gold, name=name: _same(layout, gold, name))))

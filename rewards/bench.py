@@ -6,9 +6,11 @@ killed.
 
 from __future__ import annotations
 
+import math
 import random
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ COMPLETIONS = (
     "model_output",
 )
 PROMPTS = ("prompt", "question", "problem", "instruction", "query")
+MAX_SWAPPED = 32  # completions of the user's that are tried with another answer
 MAX_HANGS = 3  # after so many calls that were given up, the battery ends
 
 
@@ -94,11 +97,12 @@ class Data:
 
 
 def _run(plan: Plan, subject: Subject, signature: Signature, data: Data, facts: dict[str, Any], source: str) -> Report:
-    theirs, groups = _own_samples(data, plan.sample)
+    theirs, rows, groups = _own_samples(data, plan.sample)
     tried = _tried(data.golds, plan.rows)
     plain = [data.sample(row, NO_ANSWER) for row in tried]
     subject.warm_with = plain[:1]
-    samples = theirs or [data.sample(row, text) for row in tried for text in _made(data.golds[row])]
+    samples = theirs or [data.sample(row, NO_ANSWER) for row in range(len(data.rows))][: plan.sample]
+    samples += [] if theirs else [data.sample(row, text) for row in tried for text in _made(data.golds[row])]
     first = subject.call(samples, batch=True)
     found: list[Finding] = [checks.schema(signature, samples, first)]
     if first.failed:
@@ -109,11 +113,16 @@ def _run(plan: Plan, subject: Subject, signature: Signature, data: Data, facts: 
     measured = _layouts(subject, data, tried)
     layout = checks.best_layout(measured)
     facts["layout"] = layout
-    floor, timed = subject.call(plain, batch=True), subject.call(samples, batch=True)
+    empty = [replace(sample, completion="") for sample in plain]
+    floor, timed = subject.call([*plain, *empty], batch=True), subject.call(samples, batch=True)
     battery = _battery(subject, data, tried, layout)
     found += [checks.survives(battery), checks.in_time(battery, plan.seconds)]
     found += checks.answers(measured[layout], battery, known=any(g is not None for g in data.golds))
-    found.append(checks.format_share(measured, layout, floor, plan.outcome))
+    kept = _swapped(subject, theirs, [data.golds[row] for row in rows], first) if theirs else []
+    lowest = min((score for score in floor.scores if score is not None), default=math.nan)
+    found.append(checks.format_share(measured, layout, lowest, kept, plan.outcome))
+    found.append(checks.bounded(battery, measured))
+    found.append(_empty_columns(subject, signature, plain[0], measured[layout]))
     found.append(checks.signal(first if theirs else None, groups, battery, measured))
     alone = [subject.call([sample]) for sample in samples[:20]]
     found.append(checks.speed(len(samples), timed, alone, battery))
@@ -136,11 +145,11 @@ def _prompt(row: Mapping[str, Any], template: str | None) -> Any:
     return next((row[name] for name in PROMPTS if row.get(name)), "")
 
 
-def _own_samples(data: Data, most: int) -> tuple[list[Sample], list[int]]:
-    """The user's own completions, and the group of each: rows with one prompt, or with a list of completions."""
+def _own_samples(data: Data, most: int) -> tuple[list[Sample], list[int], list[int]]:
+    """The user's own completions, the row of each, and its group: rows with one prompt, or with a list of completions."""
     if data.own is None:
-        return [], []
-    samples, groups, seen = [], [], {}
+        return [], [], []
+    samples, rows, groups, seen = [], [], [], {}
     for row, record in enumerate(data.rows):
         cell = record[data.own]
         chat = isinstance(cell, list) and bool(cell) and isinstance(cell[0], Mapping)
@@ -148,8 +157,9 @@ def _own_samples(data: Data, most: int) -> tuple[list[Sample], list[int]]:
             said = _said(text)
             if said is not None:
                 samples.append(data.sample(row, said))
+                rows.append(row)
                 groups.append(seen.setdefault(repr(data.prompts[row]) if data.prompts[row] else row, len(seen)))
-    return samples[:most], groups[:most]
+    return samples[:most], rows[:most], groups[:most]
 
 
 def _said(value: Any) -> str | None:
@@ -166,7 +176,7 @@ def _tried(known: Sequence[Gold | None], most: int) -> list[int]:
 
 def _made(gold: Gold | None) -> list[str]:
     answers = [] if gold is None else [gold.right, gold.wrong]
-    return [NO_ANSWER, *(filled(layout, answer) for layout in list(LAYOUTS)[:5] for answer in answers)]
+    return [filled(layout, answer) for layout in list(LAYOUTS)[:5] for answer in answers]
 
 
 def _again(subject: Subject, samples: Sequence[Sample], first: Answer) -> dict[str, dict[int, Any]]:
@@ -209,6 +219,30 @@ def _layouts(subject: Subject, data: Data, tried: Sequence[int]) -> dict[str, ch
         scores = answer.scores if not answer.failed else (None,) * 2 * len(rows)
         measured[layout] = checks.Pair(scores[: len(rows)], scores[len(rows) :])
     return measured
+
+
+def _swapped(subject: Subject, samples: Sequence[Sample], known: Sequence[Gold | None], first: Answer) -> list[bool]:
+    """Of the user's best completions that hold the gold answer: whether each keeps its score with a wrong one in its place."""
+    scores = [score for score in first.scores if score is not None]
+    if not scores or max(scores) == min(scores):
+        return []
+    before: list[float] = []
+    changed: list[Sample] = []
+    for sample, gold, score in zip(samples, known, first.scores, strict=True):
+        if gold is None or score is None or score < max(scores) or len(changed) >= MAX_SWAPPED:
+            continue
+        right = re.compile(rf"(?<![\w.]){re.escape(gold.right)}(?![\w]|\.\d)")
+        if right.search(sample.completion):
+            changed.append(replace(sample, completion=right.sub(lambda _, gold=gold: gold.wrong, sample.completion)))
+            before.append(score)
+    answer = subject.call(changed, batch=True) if changed else Answer()
+    return [after is not None and after >= score for after, score in zip(answer.scores, before, strict=False)]
+
+
+def _empty_columns(subject: Subject, signature: Signature, sample: Sample, pair: checks.Pair) -> Finding:
+    names = [name for name in signature.columns if name in sample.columns]
+    empty = replace(sample, completion="", columns={**sample.columns, **dict.fromkeys(names)})
+    return checks.other_tasks(names, subject.call([empty]) if names else Answer(), pair)
 
 
 def _battery(subject: Subject, data: Data, tried: Sequence[int], layout: str) -> list[checks.Tried]:

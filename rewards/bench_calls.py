@@ -112,7 +112,10 @@ class Subject:
             self._cold = True
             return found
         self._cold = False
-        return Answer(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+        }
+        return Answer(**values)
 
     def _ask(self, request: Mapping[str, Any], seconds: float) -> Any:
         """The worker's reply as a mapping, or an Answer that says that there was none."""

@@ -18,6 +18,8 @@ _EPSILON = 1e-9  # scores closer than this are the same
 _FORMAT_NOISE = 0.02  # a share of the score below this is not called format
 _COINCIDENCE = 0.25  # a prompt may end in the number that is its answer; in more rows than this it is a rule
 _SLOW_ROW, _SLOW_TEXT, _SLOW_RATE = 1.0, 5.0, 10.0  # seconds, seconds, samples/s
+_FAR = 3.0  # times the spread of ordinary scores, at least 3
+_ENOUGH = 5  # completions to conclude from
 _NAMED = 4  # so many of a list are named
 
 
@@ -85,8 +87,10 @@ def schema(signature: Signature, samples: Sequence[Sample], answer: Answer) -> F
         return Finding(
             "fail", "schema", "None for every row: it applies to none", "is it the right data?", "no row scored"
         )
-    reads = f"reads {', '.join(signature.columns)}" if signature.columns else "reads no column"
-    seen = f"{kind}, {reads}; {len(samples)} scores from {min(values):.4g} to {max(values):.4g}"
+    columns = [name for name in signature.columns if samples and name in samples[0].columns]
+    reads = f"reads {', '.join(columns)}" if columns else "names no column"
+    span = f"from {min(values):.4g} to {max(values):.4g}" if min(values) < max(values) else f"of {values[0]:.4g}"
+    seen = f"{kind}, {reads}; {len(values)} scores {span}"
     without = len(answer.scores) - len(values) - len(dropped)
     seen += f", {without} None" if without else ""
     if dropped:
@@ -199,10 +203,16 @@ def _cheating(pair: Pair, rows: Sequence[int], battery: Sequence[Tried]) -> Find
     return Finding("fail", "cheating", f"scored as right: {_listed(tricks)}", remedy, short)
 
 
-def format_share(measured: Mapping[str, Pair], layout: str, floor: Answer, outcome: bool) -> Finding:
-    """How much of the score a wrong answer keeps when it has the layout of a right one."""
+def format_share(
+    measured: Mapping[str, Pair], layout: str, floor: float, kept: Sequence[bool], outcome: bool
+) -> Finding:
+    """How much of the score a wrong answer keeps when it has the layout of a right one.
+
+    floor  the lowest score of no answer and of an empty text
+    kept   for the user's best completions that hold the gold answer: whether they score the same with another in its place
+    """
     right, wrong = _mean(measured[layout].right), _mean(measured[layout].wrong)
-    lowest = min(_mean(floor.scores), *(_mean(pair.wrong) for pair in measured.values()))
+    lowest = min(floor, *(_mean(pair.wrong) for pair in measured.values()))
     name = "format"
     if math.isnan(right):
         return Finding("skip", name, "no gold answers: name their column with --gold")
@@ -219,7 +229,11 @@ def format_share(measured: Mapping[str, Pair], layout: str, floor: Answer, outco
         )
         return Finding(bad, name, seen, remedy, "no answer the bench can write is right to it")
     share = (wrong - lowest) / (right - lowest)
+    if len(kept) >= _ENOUGH and sum(kept) > len(kept) / 2:  # fewer may state it in words that were not replaced
+        share = max(share, sum(kept) / len(kept))
     told = f"right {right:.3g}, wrong in the same layout {wrong:.3g}, without it {lowest:.3g}"
+    if kept:
+        told += f"; of your {len(kept)} best completions {sum(kept)} keep their score with another answer put in"
     if share >= 1 - _FORMAT_NOISE:
         remedy = (
             "shaping: keep it out of outcome, give it a small weight, and watch that it is not all the policy earns"
@@ -231,6 +245,45 @@ def format_share(measured: Mapping[str, Pair], layout: str, floor: Answer, outco
             bad, name, f"{told}: {share:.0%} of the score is format", remedy, f"{share:.0%} of its score is format"
         )
     return Finding("pass", name, told)
+
+
+def bounded(battery: Sequence[Tried], measured: Mapping[str, Pair]) -> Finding:
+    """Whether some odd text scores far outside of what ordinary answers do."""
+    usual = [score for pair in measured.values() for score in (*pair.right, *pair.wrong) if score is not None]
+    scored = [
+        (score, one.entry.name) for one in battery if one.answer for score in one.answer.scores if score is not None
+    ]
+    if not usual or not scored:
+        return Finding("skip", "range", "nothing was scored")
+    low, high = min(usual), max(usual)
+    reach = _FAR * max(high - low, 1.0)
+    lowest, highest = min(scored), max(scored)
+    if low - reach <= lowest[0] and highest[0] <= high + reach:
+        return Finding(
+            "pass", "range", f"{min(low, lowest[0]):.4g} to {max(high, highest[0]):.4g} over everything tried"
+        )
+    score, text = lowest if low - lowest[0] > highest[0] - high else highest
+    seen = f"{score:.4g} for {text}, where ordinary answers score {low:.4g} to {high:.4g}"
+    remedy = "bound it: one such row outweighs a whole batch, and all other rewards"
+    return Finding("warn", "range", seen, remedy, "its score has no bound")
+
+
+def other_tasks(names: Sequence[str], empty: Answer, pair: Pair) -> Finding:
+    """What a row of another task gets: the columns `names` that the function reads hold None."""
+    if not names:
+        return Finding("skip", "empty columns", "it names no column")
+    seen = f"with None in {', '.join(names)}: "
+    if empty.failed:
+        remedy = "return None for such rows, and several tasks can share a data set"
+        return Finding(
+            "warn", "empty columns", seen + _failure(empty).splitlines()[0], remedy, "rows of other tasks stop it"
+        )
+    score = empty.scores[0]
+    rows = pair.told_apart()
+    if score is not None and rows and score >= (pair.right[rows[0]] or 0.0) - _EPSILON:
+        seen += f"an empty answer scores {score:.4g}, as a right one does"
+        return Finding("fail", "empty columns", seen, "return None for such rows", "no answer equals no gold answer")
+    return Finding("pass", "empty columns", seen + ("dropped" if empty.dropped[0] else f"{score}"))
 
 
 # ------------------------------------------------------------------------------------------------------------- the data

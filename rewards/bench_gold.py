@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -33,6 +33,7 @@ class Gold:
     kind     number, letter, text, expression or grid
     others   wrong answers that a list of guesses would have around the right one; may be empty
     same     notation -> the right answer written so
+    tricks   name -> what may pass for right answers of this kind and is none
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Gold:
     wrong: str
     others: tuple[str, ...]
     same: Mapping[str, str]
+    tricks: Mapping[str, str] = field(default_factory=dict)
 
 
 def gold_column(columns: Sequence[str], wanted: Sequence[str], given: str | None) -> str | None:
@@ -153,7 +155,14 @@ def _expression(numbers: Any, target: Any) -> Gold | None:
     same |= {"brackets around": f"({right})", "LaTeX $...$": f"${right}$"}
     same["× and ÷"] = right.replace("*", "×").replace("/", "÷")
     same[r"\times and \div"] = right.replace("*", r"\times").replace("/", r"\div")
-    return Gold("expression", right, wrong, (wrong, f"{wrong} + 0"), same)
+    listed = " ".join(map(str, given))
+    tricks = {"the target alone": f"{goal}", "the target equals itself": f"{goal} = {goal}"}
+    tricks |= {
+        "the numbers in a comment": f"{goal} # {listed}",
+        "a number used twice": f"{right} + {given[0]} - {given[0]}",
+    }
+    tricks |= {"another value, equation": f"{wrong} = {goal}"}
+    return Gold("expression", right, wrong, (wrong, f"{wrong} + 0"), same, tricks)
 
 
 def _reaching(parts: list[tuple[Fraction, str]], wanted: Any) -> Iterator[str]:
@@ -199,7 +208,10 @@ def _grid(puzzle: Any, solution: Any) -> Gold | None:
     if not solutions or not blanks:
         return None
     right, size = solutions[0], 4 if len(given) == 16 else 9
-    wrong = _changed(right, blanks[-1], size)
+    wrong, givens_changed = right, right
+    for cell, digit in enumerate(given):
+        wrong = _changed(wrong, cell, size) if digit == "0" else wrong
+        givens_changed = givens_changed if digit == "0" else _changed(givens_changed, cell, size)
     rows = [right[i : i + size] for i in range(0, len(right), size)]
     same = {
         "a row on each line": "\n".join(rows),
@@ -208,7 +220,10 @@ def _grid(puzzle: Any, solution: Any) -> Gold | None:
         "lines drawn": "\n".join(f"| {' | '.join(row)} |" for row in rows),
     }
     others = tuple(_changed(right, cell, size) for cell in blanks[:10])
-    return Gold("grid", right, wrong, others, same)
+    tricks = {"one cell wrong": others[0], "a digit too many": f"{right}1", "a digit too few": right[:-1]}
+    tricks |= {"givens changed": givens_changed} if len(blanks) < len(given) else {}
+    tricks |= {"the puzzle itself": given, "nines": "9" * len(given)}
+    return Gold("grid", right, wrong, others, same, tricks)
 
 
 def _changed(grid: str, cell: int, size: int) -> str:

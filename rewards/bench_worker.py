@@ -35,7 +35,7 @@ def main(entry: Mapping[str, Any], base: str) -> None:
         return
     _say(replies, "ready")
     for line in sys.stdin:
-        request = pickle.loads(base64.b64decode(line))  # noqa: S301  written by the parent process
+        request = pickle.loads(base64.b64decode(line))
         reply = call(reward, request) if "prompts" in request else describe(reward, request["columns"])
         _say(replies, f"= {json.dumps(reply)}")
 

@@ -227,7 +227,7 @@ def _fail(message: str, code: int = 2) -> NoReturn:
 
 for _name, _command in cli_tools.COMMANDS.items():
     app.command(_name)(_errors_for_people()(_command))
-cli_rewards.reward_app.command("test")(_errors_for_people()(cli_rewards.test))
+cli_rewards.reward_app.command("test")(_errors_for_people()(cli_rewards.reward_test))
 app.add_typer(cli_rewards.reward_app, name="reward")
 
 

@@ -9,7 +9,7 @@ import typer
 reward_app = typer.Typer(help="Tools for authors of reward functions.", no_args_is_help=True)
 
 
-def test(
+def reward_test(
     fn: Annotated[
         str,
         typer.Argument(
