@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ _COINCIDENCE = 0.25  # a prompt may end in the number that is its answer; in mor
 _SLOW_ROW, _SLOW_TEXT, _SLOW_RATE = 1.0, 5.0, 10.0  # seconds, seconds, samples/s
 _FAR = 3.0  # times the spread of ordinary scores, at least 3
 _ENOUGH = 5  # completions to conclude from
+_SHOWN = 150  # characters of a text
 _NAMED = 4  # so many of a list are named
 
 
@@ -143,7 +145,8 @@ def survives(battery: Sequence[Tried]) -> Finding:
         return Finding("pass", "odd text", f"no exception on {tried} kinds of text")
     names = _listed([f"{entry.name} ({_cause(answer)})" for entry, answer in broken])
     message = next((_message(answer.error) for _, answer in broken if answer.error), "")
-    seen = f"fails on {len(broken)} of {tried}: {names}" + (f"\n{message}" if message else "")
+    text = next((text for text in broken[0][0].texts if text is not None), "")
+    seen = f"fails on {len(broken)} of {tried}: {names}" + (f"\n{message}" if message else f"\n{shorten(text, _SHOWN)}")
     remedy = "a policy will write this, and one exception stops the run: score it, most often 0"
     return Finding("fail", "odd text", seen, remedy, f"it fails on {broken[0][0].name}")
 
@@ -188,7 +191,7 @@ def _notations(pair: Pair, rows: Sequence[int], battery: Sequence[Tried]) -> Fin
 
 
 def _cheating(pair: Pair, rows: Sequence[int], battery: Sequence[Tried]) -> Finding:
-    tricks, count = [], 0
+    tricks, count, example = [], 0, ""
     for one in battery:
         if one.entry.kind == "wrong" and (scores := _scores(one, rows)):
             count += 1
@@ -196,11 +199,12 @@ def _cheating(pair: Pair, rows: Sequence[int], battery: Sequence[Tried]) -> Find
             allowed = _COINCIDENCE * len(scores) if one.entry.by_chance else 0
             if len(fooled) > allowed:
                 tricks.append(f"{one.entry.name} ({len(fooled)} of {len(scores)} rows)")
+                example = example or shorten(one.entry.texts[fooled[0]], _SHOWN)
     if not tricks:
         return Finding("pass", "cheating", f"none of {count} attempts scores as the right answer does")
     remedy = "decide where the answer is read, read all that stands there, and accept one answer only"
     short = f"it can be cheated by {tricks[0].partition(' (')[0]}"
-    return Finding("fail", "cheating", f"scored as right: {_listed(tricks)}", remedy, short)
+    return Finding("fail", "cheating", f"scored as right: {_listed(tricks)}\n{example}", remedy, short)
 
 
 def format_share(
@@ -377,7 +381,8 @@ def _message(error: str) -> str:
     """The first two lines of what a run would say: the exception with its row, and the place in the author's file."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     place = next((line for line in lines[1:] if ", line " in line), None)
-    return "\n".join(_cut(line) for line in (lines[0], place) if line)
+    what = re.sub(r"^reward \S+ (?=raised|returned)", "", lines[0])
+    return "\n".join(_cut(line) for line in (what, place) if line)
 
 
 def _cut(line: str, limit: int = 240) -> str:

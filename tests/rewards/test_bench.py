@@ -263,3 +263,16 @@ def test_json_holds_all_of_it():
     assert data["failed"] is True
     assert data["findings"][0]["status"] == "fail"
     assert data["reward"] == "contains"
+
+
+def test_the_example_of_the_page_gives_the_findings_of_the_page(tmp_path):
+    page = (HERE.parents[1] / "docs" / "reward-test.md").read_text()
+    source = page.split("<!-- example: a test runs this block -->\n```python\n")[1].split("```")[0]
+    rows = [json.loads(line) for line in page.splitlines() if line.startswith('{"question"')]
+    (tmp_path / "my_rewards.py").write_text(source)
+    report = bench(Plan("my_rewards.py:correct", tmp_path, outcome=True), rows, "data.jsonl")
+    for finding in report.worst_first():
+        if finding.check != "speed":
+            said = page.split(f"{finding.status}  {finding.check} ")[1].strip()
+            assert said[:30] == finding.seen[:30]
+    assert report.verdict() in page
