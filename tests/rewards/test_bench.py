@@ -274,5 +274,5 @@ def test_the_example_of_the_page_gives_the_findings_of_the_page(tmp_path):
     for finding in report.worst_first():
         if finding.check != "speed":
             said = page.split(f"{finding.status}  {finding.check} ")[1].strip()
-            assert said[:30] == finding.seen[:30]
+            assert said.startswith(finding.seen[:30])
     assert report.verdict() in page
