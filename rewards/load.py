@@ -19,7 +19,18 @@ from typing import Any
 # What every reward function receives besides the data columns.
 FIXED_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
-_BUILTIN_MODULES = ("countdown", "format", "gsm8k", "math", "sudoku")
+_BUILTIN_MODULES = (
+    "choice",
+    "countdown",
+    "format",
+    "gsm8k",
+    "length",
+    "math",
+    "reasoning_gym",
+    "repetition",
+    "speed",
+    "sudoku",
+)
 _ENTRY_KEYS = ("fn", "weight", "kwargs", "name")
 
 
