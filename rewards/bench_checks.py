@@ -228,10 +228,8 @@ def format_share(
         )
     if right - lowest <= _EPSILON:
         seen = f"{right:.3g} for right, wrong and missing answers alike, in {len(measured)} layouts"
-        remedy = (
-            "is the gold answer in the column named above? Else the bench cannot write what this reward takes as right"
-        )
-        return Finding(bad, name, seen, remedy, "no answer the bench can write is right to it")
+        remedy = "shaping? Else: is the gold answer in the column named above, and is it one that the bench can write?"
+        return Finding(bad, name, seen, remedy, "right and wrong answers score alike")
     share = (wrong - lowest) / (right - lowest)
     if len(kept) >= _ENOUGH and sum(kept) > len(kept) / 2:  # fewer may state it in words that were not replaced
         share = max(share, sum(kept) / len(kept))
