@@ -42,6 +42,7 @@ class Plan:
 
     rows     rows of the battery; `sample`: completions for everything else (a whole batch, in turns, one by one)
     seconds  wall time that one row may take before it counts as hanging
+    chat     prompts that are text are passed as messages, and completions with them
     outcome  the reward is meant as the accuracy: credit for format is then a failure, not a warning
     """
 
@@ -55,6 +56,7 @@ class Plan:
     sample: int = 256
     seconds: float = 20.0
     outcome: bool = False
+    chat: bool = False
 
 
 def bench(plan: Plan, rows: Sequence[Mapping[str, Any]], source: str = "rows in memory") -> Report:
@@ -73,7 +75,7 @@ def bench(plan: Plan, rows: Sequence[Mapping[str, Any]], source: str = "rows in 
         )
         column = gold_column(columns, signature.columns, _named_column(plan.gold, (), columns, "--gold"))
         known, origin = golds(rows, column, given=plan.gold is not None)
-        data = Data(rows, own, known, [_prompt(row, plan.template) for row in rows], origin)
+        data = Data(rows, own, known, [_prompt(row, plan) for row in rows], origin)
         facts = {"rows": len(rows), "gold": origin, "completions": own or "none: made from the gold answers"}
         if signature.missing:
             return Report(signature.name, source, facts, (checks.missing(signature, columns),))
@@ -113,6 +115,7 @@ def _run(plan: Plan, subject: Subject, signature: Signature, data: Data, facts: 
     measured = _layouts(subject, data, tried)
     layout = checks.best_layout(measured)
     facts["layout"] = layout
+    facts["also_in"] = [name for name, pair in measured.items() if name != layout and pair.told_apart()]
     empty = [replace(sample, completion="") for sample in plain]
     floor, timed = subject.call([*plain, *empty], batch=True), subject.call(samples, batch=True)
     battery = _battery(subject, data, tried, layout)
@@ -136,13 +139,14 @@ def _named_column(given: str | None, usual: Sequence[str], columns: Sequence[str
     return given or next((name for name in usual if name in columns), None)
 
 
-def _prompt(row: Mapping[str, Any], template: str | None) -> Any:
-    if template is not None:
+def _prompt(row: Mapping[str, Any], plan: Plan) -> Any:
+    prompt = next((row[name] for name in PROMPTS if row.get(name)), "")
+    if plan.template is not None:
         try:
-            return template.format_map(row)
+            prompt = plan.template.format_map(row)
         except (KeyError, ValueError, IndexError) as error:
             raise RewardError(f"--prompt-template: {error} is no column; columns: {', '.join(row)}") from error
-    return next((row[name] for name in PROMPTS if row.get(name)), "")
+    return [{"role": "user", "content": prompt}] if plan.chat and isinstance(prompt, str) else prompt
 
 
 def _own_samples(data: Data, most: int) -> tuple[list[Sample], list[int], list[int]]:

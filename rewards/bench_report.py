@@ -97,7 +97,7 @@ def show(report: Report, console: Console) -> None:
     told = {
         "gold answers": facts.get("gold"),
         "completions": facts.get("completions"),
-        "answers read": facts.get("layout"),
+        "answers read in": ", ".join([facts["layout"], *facts["also_in"]]) if "layout" in facts else None,
     }
     console.print(escape(" · ".join(f"{name}: {value}" for name, value in told.items() if value)), style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)

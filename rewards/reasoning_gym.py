@@ -36,7 +36,7 @@ def score(
     task: Sequence[str | None],
     task_config: Sequence[str | None],
     task_index: Sequence[int | None],
-    seconds: float = 5.0,
+    seconds: float = 2.0,
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | InfrastructureError | None]:
@@ -77,7 +77,7 @@ def correct(
     task_config: Sequence[str | None],
     task_index: Sequence[int | None],
     threshold: float = 1.0,
-    seconds: float = 5.0,
+    seconds: float = 2.0,
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | InfrastructureError | None]:

@@ -38,6 +38,9 @@ def reward_test(
     limit: Annotated[int, typer.Option(help="Only the first rows of the data.", min=1)] = 256,
     rows: Annotated[int, typer.Option(help="Rows on which the battery is tried.", min=1)] = 6,
     seconds: Annotated[float, typer.Option(help="Time that one row may take.", min=0.1)] = 20.0,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Pass prompts and completions as messages, as for conversational data.")
+    ] = False,
     outcome: Annotated[
         bool, typer.Option("--outcome", help="It is meant as the accuracy: credit for format is a failure.")
     ] = False,
@@ -52,7 +55,7 @@ def reward_test(
     table, source = _rows(data, split, _pairs(columns, "--columns"), limit)
     arguments = _arguments(kwargs, kwarg)
     report = bench(
-        Plan(fn, Path.cwd(), arguments, gold, completions, prompt_template, rows, limit, seconds, outcome),
+        Plan(fn, Path.cwd(), arguments, gold, completions, prompt_template, rows, limit, seconds, outcome, chat),
         table,
         source,
     )

@@ -71,6 +71,8 @@ def test_a_good_reward_passes_everything():
     bad = {check: f for check, f in found(report).items() if f.status in ("fail", "warn") and check != "notations"}
     assert not bad
     assert found(report)["cheating"].seen.startswith("none of")
+    assert report.facts["layout"] == "<reasoning> and <answer> tags"
+    assert "bare answer" in report.facts["also_in"]
 
 
 def test_async_and_printing_functions_are_heard():
@@ -79,7 +81,7 @@ def test_async_and_printing_functions_are_heard():
 
 
 def test_the_published_countdown_reward():
-    checks = found(report_on("evaluates", COUNTDOWN, seconds=1.0))
+    checks = found(report_on("evaluates", COUNTDOWN, seconds=2.0))
     assert checks["time limit"].status == "fail"
     assert "exponent bomb" in checks["time limit"].seen
     assert "10% of the score is format" in checks["format"].seen
@@ -95,7 +97,7 @@ def test_the_published_sudoku_reward():
 
 
 def test_a_hang_costs_its_time_and_ends_the_battery_after_three():
-    checks = found(report_on("slow_on_long_text", seconds=0.6))
+    checks = found(report_on("slow_on_long_text", seconds=1.5))
     assert checks["time limit"].status == "fail"
     assert "100 kB without a space" in checks["time limit"].seen
     assert "not tried any more" in checks["time limit"].seen
@@ -104,6 +106,8 @@ def test_a_hang_costs_its_time_and_ends_the_battery_after_three():
 def test_messages_that_are_changed_are_noticed():
     rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
     assert "completions" in found(report_on("mutates_messages", rows))["inputs kept"].seen
+    assert "completions" in found(report_on("mutates_messages", chat=True))["inputs kept"].seen
+    assert "TypeError" in found(report_on("mutates_messages"))["schema"].seen
 
 
 def test_an_exception_names_the_row_and_the_line():
