@@ -1,5 +1,6 @@
 """reasoning-gym's scores by name: built again in a worker, killed when they hang, and never a way to run a program."""
 
+import ast
 import inspect
 import json
 import pickle
@@ -7,6 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rewards import reasoning_gym as gym
 from rewards.calls import InfrastructureError
@@ -111,6 +114,26 @@ def test_no_program_is_evaluated(task, tmp_path):
 )
 def test_answers_as_they_should_be_are_let_through(task, answer):
     assert harmless(task, answer)
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet="01+-*/()[]'\"x.,_ \n{}lambda:", max_size=40))
+def test_what_is_let_through_names_no_attribute_and_calls_nothing_unknown(text):
+    for task in ("countdown", "n_queens"):
+        if harmless(task, text) and not (task == "n_queens" and _no_python(text)):
+            nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
+            assert not any(
+                isinstance(node, (ast.Attribute, ast.Subscript, ast.Lambda, ast.comprehension)) for node in nodes
+            )
+            assert not any(isinstance(node, ast.Call) for node in nodes)
+
+
+def _no_python(text):
+    try:
+        ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return True
+    return False
 
 
 def test_the_list_of_tasks_that_evaluate_answers_is_that_of_the_installed_package():
