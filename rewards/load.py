@@ -21,7 +21,19 @@ FIXED_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", 
 # What diffusion gives besides, to functions that name the parameter; one value per completion.
 ROLLOUT_ARGUMENTS = ("reveal_steps", "intermediate_texts", "forwards", "truncated", "finish_reason")
 
-_BUILTIN_MODULES = ("countdown", "format", "gsm8k", "judge", "math", "sudoku")
+_BUILTIN_MODULES = (
+    "choice",
+    "countdown",
+    "format",
+    "gsm8k",
+    "judge",
+    "length",
+    "math",
+    "reasoning_gym",
+    "repetition",
+    "speed",
+    "sudoku",
+)
 _ENTRY_KEYS = ("fn", "weight", "kwargs", "name", "where", "timeout", "retries", "cache", "on_error")
 # How numbers of a reward are logged beside its mean.
 LOGGED = ("std", "hits", "infrastructure_failures", "errors", "lost", "retries", "cache_hits")

@@ -1,4 +1,4 @@
-"""Sudoku, 4x4 and 9x9: read a grid, check it, and make 4x4 puzzles. Pure standard library.
+"""Sudoku, 4x4 and 9x9: read a grid, check it, and make puzzles. Pure standard library.
 
 Rows need the column `puzzle` (16 or 81 cells, row by row; `0` or `.` blank; whitespace ignored; a whole number is taken
 as digits whose leading zeros were lost) and may have `solution` (the same, without blanks).
@@ -15,6 +15,7 @@ from numbers import Integral
 from typing import Any
 
 from rewards.extract import ascii_digits, tagged_answer, text_of
+from rewards.sudoku_solver import solve, solves
 
 # Row and column names carry digits that are no cells: "Row 1: 3142", "R2 =", "3rd row:", and list items "1. 3142".
 _LABEL = re.compile(
@@ -23,7 +24,7 @@ _LABEL = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 # One stretch of cells with what people and models put between them; any other character ends the stretch.
-_STRETCH = re.compile(r"[0-9.][0-9.\s|+\-=,;:/&\\\[\](){}'\"`*_│┃─━┼]*")
+_STRETCH = re.compile(r"[0-9.][0-9.\s|+\-=,;:/&\\\[\](){}'\"`*_\u2500-\u257f]*")
 
 
 # -------------------------------------------------------------------------------------------------------------- rewards
@@ -65,7 +66,7 @@ REWARDS = (cells, solved)
 
 def _is_solved(text: str, puzzle: str) -> float:
     grid = read_grid(text, len(puzzle))
-    return float(grid is not None and _solves(grid, puzzle))
+    return float(grid is not None and solves(grid, puzzle))
 
 
 def _share_right(text: str, puzzle: str, solution: Any) -> float:
@@ -73,7 +74,7 @@ def _share_right(text: str, puzzle: str, solution: Any) -> float:
     grid = read_grid(text, len(puzzle))
     if grid is None or any(p not in ("0", g) for p, g in zip(puzzle, grid, strict=True)):
         return 0.0
-    if _solves(grid, puzzle):
+    if solves(grid, puzzle):
         return 1.0
     blanks = [i for i, p in enumerate(puzzle) if p == "0"]
     return sum(grid[i] == answer[i] for i in blanks) / len(blanks)
@@ -82,7 +83,7 @@ def _share_right(text: str, puzzle: str, solution: Any) -> float:
 @lru_cache(maxsize=65536)
 def _reference(puzzle: str, solution: str | None) -> str:
     if solution is not None:
-        if len(solution) != len(puzzle) or not _solves(solution, puzzle):
+        if len(solution) != len(puzzle) or not solves(solution, puzzle):
             raise ValueError(f"the `solution` {solution} does not solve the puzzle {puzzle}")
         return solution
     found = solve(puzzle)
@@ -157,75 +158,6 @@ def _cells_of(stretch: str, cell_count: int) -> str | None:
 
 def _digits(text: str) -> str:
     return "".join(filter(str.isdecimal, text))
-
-
-# ---------------------------------------------------------------------------------------------------- rules and solvers
-
-
-@cache
-def _units(cell_count: int) -> tuple[tuple[int, ...], ...]:
-    """The rows, columns and boxes, each as cell numbers."""
-    size = isqrt(cell_count)
-    box = isqrt(size)
-    groups: dict[tuple[str, int], list[int]] = {}
-    for cell in range(cell_count):
-        row, column = divmod(cell, size)
-        for key in (("row", row), ("column", column), ("box", row // box * box + column // box)):
-            groups.setdefault(key, []).append(cell)
-    return tuple(map(tuple, groups.values()))
-
-
-def _solves(grid: str, puzzle: str) -> bool:
-    if any(p not in ("0", g) for p, g in zip(puzzle, grid, strict=True)):
-        return False
-    size = isqrt(len(grid))
-    wanted = set("123456789"[:size])
-    return all({grid[cell] for cell in unit} == wanted for unit in _units(len(grid)))
-
-
-def solve(puzzle: str, limit: int = 2) -> list[str]:
-    """Up to `limit` solutions of a puzzle (digits, 0 blank; 16 or 81 cells), by trying the tightest cell first.
-
-    Two solutions are enough to know that a puzzle is ambiguous. Contradictory givens have none.
-    """
-    size = isqrt(len(puzzle))
-    units_of = [[u for u, unit in enumerate(_units(len(puzzle))) if cell in unit] for cell in range(len(puzzle))]
-    used = [0] * (3 * size)  # per unit, a bit for every digit that stands in it
-    grid = [int(c) for c in puzzle]
-    for cell, digit in enumerate(grid):
-        if digit:
-            if any(used[u] >> digit & 1 for u in units_of[cell]):
-                return []
-            for u in units_of[cell]:
-                used[u] |= 1 << digit
-    found: list[str] = []
-    _search(grid, used, units_of, size, limit, found)
-    return found
-
-
-def _search(
-    grid: list[int], used: list[int], units_of: list[list[int]], size: int, limit: int, found: list[str]
-) -> None:
-    def choices(cell: int) -> list[int]:
-        a, b, c = units_of[cell]
-        taken = used[a] | used[b] | used[c]
-        return [d for d in range(1, size + 1) if not taken >> d & 1]
-
-    empty = [cell for cell, digit in enumerate(grid) if not digit]
-    if not empty:
-        found.append("".join(map(str, grid)))
-        return
-    cell = min(empty, key=lambda c: len(choices(c)))
-    for digit in choices(cell):
-        grid[cell] = digit
-        for u in units_of[cell]:
-            used[u] |= 1 << digit
-        _search(grid, used, units_of, size, limit, found)
-        grid[cell] = 0
-        for u in units_of[cell]:
-            used[u] &= ~(1 << digit)
-        if len(found) >= limit:
-            return
 
 
 # ---------------------------------------------------------------------------------------------------------- 4x4 puzzles
@@ -330,3 +262,46 @@ def _distinct_puzzles(grid: str, count: int, low: int, high: int, unique: bool, 
                 "blanks; ask for fewer per grid or a wider range of blanks"
             )
     return list(puzzles)
+
+
+# ---------------------------------------------------------------------------------------------------------- 9x9 puzzles
+
+
+def make_large_puzzles(count: int, givens: tuple[int, int] = (30, 40), seed: int = 0) -> list[dict[str, Any]]:
+    """`count` 9x9 puzzles with exactly one solution: rows `{puzzle, solution}`, strings of 81 digits, all solutions different.
+
+    The number of givens is uniform in `givens` (both ends included, 24 to 80; fewer than 24 are rare and slow to find). Puzzle
+    i depends on the seed and i only. Split train and test by seed: there are 6.7e21 solved grids.
+    """
+    low, high = givens
+    if not 24 <= low <= high <= 80:
+        raise ValueError(f"givens must be a range within 24 to 80, got {givens}")
+    rows: dict[str, dict[str, Any]] = {}
+    number = 0
+    while len(rows) < count:
+        rng = random.Random(f"{seed}/9x9/{number}")
+        number += 1
+        row = _large_puzzle(rng, rng.randint(low, high))
+        if row is not None:
+            rows.setdefault(row["solution"], row)
+    return list(rows.values())
+
+
+def _large_puzzle(rng: random.Random, givens: int) -> dict[str, Any] | None:
+    """A random solved grid, its cells blanked in random order while one solution is left; None if too many have to stay."""
+    grid = ["0"] * 81
+    for box in (0, 30, 60):  # the upper left cells of the three boxes on the diagonal, which do not see each other
+        for offset, digit in zip((0, 1, 2, 9, 10, 11, 18, 19, 20), rng.sample("123456789", 9), strict=True):
+            grid[box + offset] = digit
+    (solution,) = solve("".join(grid), limit=1)
+    puzzle = list(solution)
+    left = 81
+    for cell in rng.sample(range(81), 81):
+        if left == givens:
+            break
+        puzzle[cell] = "0"
+        if len(solve("".join(puzzle))) == 1:
+            left -= 1
+        else:
+            puzzle[cell] = solution[cell]
+    return {"puzzle": "".join(puzzle), "solution": solution} if left == givens else None

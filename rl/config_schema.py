@@ -72,12 +72,15 @@ class Split(Section):
     """One split of a data set: a Hub name or a local jsonl, json, csv or parquet file."""
 
     path: str = Field(
-        description="Hub name; or a file or folder, looked for beside the recipe, then in the working folder"
+        description="Hub name; reasoning_gym/NAME; or a file or folder, looked for beside the recipe, then in the working folder"
     )
     split: str = Field(default="train", description="split name; slices such as train[:100] are allowed")
     name: str | None = Field(default=None, description="configuration of a Hub data set")
     columns: dict[str, str] = Field(default_factory=dict, description="{our name: the data set's name}")
     limit: int | None = Field(default=None, ge=1, description="only the first rows")
+    task: dict[str, Any] = Field(
+        default_factory=dict, description="of path reasoning_gym/NAME: size, seed, and the task's own configuration"
+    )
 
 
 class PromptConfig(Section):

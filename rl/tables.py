@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rl.config_checks import missing_file
 from rl.config_errors import listing, nearest
 from rl.config_schema import Split
+from rl.gym_tasks import is_task, task_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -93,6 +94,10 @@ def _load(split: Split, where: str) -> "Dataset":
     import pyarrow
     from datasets.exceptions import DatasetsError
 
+    if is_task(split):
+        return task_table(split, where)
+    if split.task:
+        raise DataError.at(f"{where}.task", "is only for a path such as reasoning_gym/countdown", None, "leave it out")
     path = Path(split.path).expanduser()
     if path.suffix in BUILDERS and not path.exists():
         message, remedy, near = missing_file(path.absolute())

@@ -32,11 +32,12 @@ def score(fn: Any, base: Path, completions: list[str]) -> list[float | None]:
 
 def test_built_in() -> None:
     assert available() == [
-        "countdown.attempt", "countdown.correct",
+        "choice.correct", "countdown.attempt", "countdown.correct",
         "format.answered", "format.boxed", "format.soft", "format.strict", "format.tags",
         "gsm8k.correct", "gsm8k.format_integer", "gsm8k.format_soft", "gsm8k.format_strict", "gsm8k.format_tags",
         "judge.graded", "judge.pairwise", "judge.rubric",
-        "math.correct", "sudoku.cells", "sudoku.solved",
+        "length.shorter", "length.within", "math.correct", "reasoning_gym.correct", "reasoning_gym.score",
+        "repetition.ngrams", "speed.forwards", "sudoku.cells", "sudoku.solved",
     ]  # fmt: skip
     judge = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "reference_column": "answer"}
     loaded = load_rewards(

@@ -1,0 +1,282 @@
+"""The bench finds each flaw of `bad_rewards.py`, keeps quiet about good rewards, and is not hurt by what it runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rewards.battery import LAYOUTS, entries, filled
+from rewards.bench import Plan, bench
+from rewards.bench_gold import gold_column, golds
+from rewards.bench_report import Finding, Report, histogram, show
+from rewards.contract import available
+from rewards.load import RewardError
+
+HERE = Path(__file__).parent
+ROWS = [
+    {"prompt": f"A box holds {n} apples and {m} pears. How many fruits?", "answer": str(n + m)}
+    for n, m in ((7, 11), (900, 500), (3, 4), (20, 22))
+]
+COUNTDOWN = [{"prompt": "go", "numbers": [2, 4, 3], "target": 5}, {"prompt": "go", "numbers": [10, 2, 7], "target": 27}]
+SUDOKU = [{"prompt": "solve", "puzzle": "1302040041003200", "solution": "1342243141233214"}]
+
+
+def report_on(name, rows=ROWS, **options) -> Report:
+    plan = Plan(f"bad_rewards.py:{name}", HERE, rows=2, **{"seconds": 5.0, **options})
+    return bench(plan, rows)
+
+
+def found(report: Report) -> dict[str, Finding]:
+    return {finding.check: finding for finding in report.findings}
+
+
+FLAWS = [
+    ("unlucky", "determinism", "fail", "called twice"),
+    ("hash_of_text", "determinism", "fail", "in another process"),
+    ("counts_its_calls", "determinism", "fail", "called twice"),
+    ("ranks_the_batch", "determinism", "fail", "one by one"),
+    ("mutates_columns", "inputs kept", "fail", "answer"),
+    ("raises_on_other_digits", "odd text", "fail", "superscripts"),
+    ("ends_the_process", "odd text", "fail", "status 0"),
+    ("accepts_prompt_echo", "cheating", "fail", "the prompt"),
+    ("contains", "cheating", "fail", "list of guesses"),
+    ("believes_instructions", "cheating", "fail", "instructions to the grader"),
+    ("all_format", "format", "warn", "all format"),
+    ("half_format", "format", "warn", "50% of the score is format"),
+    ("never_fires", "signal", "fail", "0 for every text"),
+    ("constant", "signal", "fail", "0.5 for every text"),
+    ("one_too_many", "schema", "fail", "scores for"),
+    ("not_a_number", "schema", "fail", "nan"),
+    ("words", "schema", "fail", "'right' (str)"),
+    ("single", "schema", "fail", "must return a list"),
+    ("compares_text", "notations", "warn", "dollar sign"),
+    ("unbounded_penalty", "range", "warn", "100 kB"),
+    ("nothing_equals_nothing", "empty columns", "fail", "as a right one does"),
+    ("backwards", "format", "fail", "the gold answer scores -1"),
+]
+
+
+@pytest.mark.parametrize(("name", "check", "status", "seen"), FLAWS)
+def test_each_flaw_is_found(name, check, status, seen):
+    report = report_on(name)
+    finding = found(report)[check]
+    assert (finding.status, seen in finding.seen) == (status, True), finding
+    assert report.failed == any(one.status == "fail" for one in report.findings)
+    assert finding.short in report.verdict() or status == "warn"
+
+
+def test_a_good_reward_passes_everything():
+    report = report_on("good", outcome=True)
+    bad = {check: f for check, f in found(report).items() if f.status in ("fail", "warn") and check != "notations"}
+    assert not bad
+    assert found(report)["cheating"].seen.startswith("none of")
+    assert report.facts["layout"] == "<reasoning> and <answer> tags"
+    assert "bare answer" in report.facts["also_in"]
+
+
+def test_async_and_printing_functions_are_heard():
+    assert found(report_on("judge_like"))["schema"].seen.startswith("async function, reads answer")
+    assert found(report_on("prints"))["schema"].status == "pass"
+
+
+def test_the_published_countdown_reward():
+    checks = found(report_on("evaluates", COUNTDOWN, seconds=2.0))
+    assert checks["time limit"].status == "fail"
+    assert "exponent bomb" in checks["time limit"].seen
+    assert "10% of the score is format" in checks["format"].seen
+    assert checks["notations"].status == "warn"
+    assert "target behind =" in checks["notations"].seen
+    assert "the target alone" in checks["cheating"].seen  # the numbers are never looked at
+
+
+def test_the_published_sudoku_reward():
+    checks = found(report_on("ignores_givens", SUDOKU))
+    assert "givens changed" in checks["cheating"].seen
+    assert "Row 1: labels" in checks["notations"].seen
+
+
+def test_a_hang_costs_its_time_and_ends_the_battery_after_three():
+    checks = found(report_on("slow_on_long_text", seconds=1.5))
+    assert checks["time limit"].status == "fail"
+    assert "100 kB without a space" in checks["time limit"].seen
+    assert "not tried any more" in checks["time limit"].seen
+
+
+def test_messages_that_are_changed_are_noticed():
+    rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+    assert "completions" in found(report_on("mutates_messages", rows))["inputs kept"].seen
+    assert "completions" in found(report_on("mutates_messages", chat=True))["inputs kept"].seen
+    assert "TypeError" in found(report_on("mutates_messages"))["schema"].seen
+
+
+def test_an_exception_names_the_row_and_the_line():
+    seen = found(report_on("raises_on_row", [*ROWS[1:], ROWS[0]]))["schema"].seen
+    assert "ZeroDivisionError" in seen
+    assert "on row" in seen
+    assert "bad_rewards.py, line" in seen
+
+
+def test_outcome_turns_format_credit_into_a_failure():
+    assert found(report_on("half_format", outcome=True))["format"].status == "fail"
+    assert found(report_on("all_format", outcome=True))["format"].status == "fail"
+
+
+def test_own_completions_give_signal_groups_and_a_histogram():
+    good, bad = "<answer>{}</answer>", "<answer>0</answer>"
+    rows = [{**row, "generations": [good.format(row["answer"]), bad]} for row in ROWS[:2]]
+    rows += [{**row, "generations": [bad, bad]} for row in ROWS[2:]]
+    report = report_on("good", rows)
+    seen = found(report)["signal"].seen
+    assert "mean 0.25" in seen
+    assert "25% at the top" in seen
+    assert "50% of 4 groups" in seen
+    assert histogram(report.scores) == [
+        {"from": 0.0, "to": 0.0, "count": 6},
+        {"from": 1.0, "to": 1.0, "count": 2},
+    ]
+
+
+def test_credit_that_stays_when_the_answer_is_replaced_is_format():
+    """In a layout that the bench knows nothing of: the user's own completions show it."""
+    rows = [{**row, "completion": f"<<{row['answer']}>>" if i % 2 else "none"} for i, row in enumerate(ROWS * 3)]
+    finding = found(
+        report_on(
+            "all_format",
+            [
+                {**row, "completion": row["completion"].replace("<<", "<answer>").replace(">>", "</answer>")}
+                for row in rows
+            ],
+        )
+    )["format"]
+    assert "of your 6 best completions 6 keep their score" in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "options", "message"),
+    [
+        ("good", ROWS, {"gold": "anser"}, "--gold anser: there is no such column; columns: prompt, answer"),
+        ("goood", ROWS, {}, "did you mean 'good'"),
+        ("no_kwargs", ROWS, {}, "must end its arguments with \\*\\*kwargs"),
+        ("good", [], {}, "no rows"),
+        ("good", ROWS, {"template": "{nothing}"}, "--prompt-template: 'nothing' is no column"),
+    ],
+)
+def test_what_cannot_be_tested_is_said(name, rows, options, message):
+    with pytest.raises(RewardError, match=message):
+        report_on(name, rows, **options)
+
+
+def test_a_missing_column_is_a_failed_check_with_its_remedy():
+    report = report_on("good", [{"prompt": "a", "gold": "1"}])
+    assert report.failed
+    assert report.findings[0].remedy == "map it: --columns answer=<name in the file>"
+
+
+# ---------------------------------------------------------------------------------------------------------- gold answers
+
+
+def test_gold_answers_of_every_kind():
+    rows = [
+        {"answer": "... so 1,450 in all\n#### 1,450"},
+        {"answer": "-5"},
+        {"answer": None},
+        {"answer": r"\boxed{\frac12}"},
+    ]
+    numbers, origin = golds(rows, "answer", given=False)
+    assert origin == "the column answer (guessed)"
+    assert [gold and (gold.kind, gold.right, gold.wrong) for gold in numbers[:3]] == [
+        ("number", "1450", "1451"),
+        ("number", "-5", "-4"),
+        None,
+    ]
+    assert numbers[0].same["thousands commas"] == "1,450"
+    assert numbers[1].same["Unicode minus"] == "\u22125"
+    assert numbers[1].same["dollar sign"] == "-$5"
+    assert numbers[3].kind == "text"
+    (letter,), _ = golds([{"label": "(C)"}], "label", given=True)
+    assert (letter.kind, letter.right, letter.others) == ("letter", "C", ("A", "B", "D"))
+
+
+def test_expressions_and_grids_are_right_by_our_own_rewards():
+    from rewards import countdown, sudoku
+
+    for gold, row in zip(golds(COUNTDOWN, None, given=False)[0], COUNTDOWN, strict=True):
+        texts = [filled("<reasoning> and <answer> tags", text) for text in (gold.right, *gold.same.values())]
+        columns = {"numbers": [row["numbers"]] * len(texts), "target": [row["target"]] * len(texts)}
+        assert set(countdown.correct(texts, **columns)) == {1.0}
+        wrong = [filled("<reasoning> and <answer> tags", text) for text in (gold.wrong, *gold.tricks.values())]
+        columns = {"numbers": [row["numbers"]] * len(wrong), "target": [row["target"]] * len(wrong)}
+        assert set(countdown.correct(wrong, **columns)) == {0.0}
+    (gold,), _ = golds(SUDOKU, None, given=False)
+    assert sudoku.solved([gold.right], [SUDOKU[0]["puzzle"]]) == [1.0]
+    assert sudoku.cells([gold.wrong], [SUDOKU[0]["puzzle"]], [SUDOKU[0]["solution"]]) == [0.0]
+
+
+def test_the_guessed_column_is_one_the_function_asks_for():
+    assert gold_column(["prompt", "target", "answer"], ["target"], None) == "target"
+    assert gold_column(["prompt", "label"], [], None) == "label"
+    assert gold_column(["prompt"], [], None) is None
+
+
+def test_lists_of_guesses_hide_the_right_one_in_the_middle():
+    known, _ = golds(ROWS, "answer", given=True)
+    battery = {entry.name: entry for entry in entries("bare answer", known, [row["prompt"] for row in ROWS])}
+    guesses = battery["list of guesses"].texts[0].split(" ")
+    assert len(guesses) == 100
+    assert 20 < guesses.index("18") < 80
+    assert all("@" not in layout.replace("@", "", 1) for layout in LAYOUTS.values())
+
+
+# ------------------------------------------------------------------------------------------------------- built-in rewards
+
+
+@pytest.mark.parametrize("name", [name for name in available() if name.partition(".")[0] in ("gsm8k", "format")])
+def test_built_in_rewards_pass(name):
+    report = bench(Plan(name, HERE, rows=2, seconds=20.0), ROWS)
+    assert not report.failed, report.verdict()
+    assert found(report)["format"].status == ("pass" if name.endswith("correct") else "warn")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("countdown.correct", COUNTDOWN), ("sudoku.solved", SUDOKU), ("sudoku.cells", SUDOKU)]
+)
+def test_built_in_puzzles_pass(name, rows):
+    report = bench(Plan(name, HERE, rows=2, seconds=20.0), rows)
+    assert {f.check: f.seen for f in report.findings if f.status in ("fail", "warn")} == {}
+
+
+# --------------------------------------------------------------------------------------------------------------- output
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_is_worst_first_and_ends_in_one_sentence(width):
+    report = report_on("contains")
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    show(report, console)
+    lines = console.export_text().rstrip().splitlines()
+    assert all(len(line) <= width for line in lines)
+    marks = [line.split()[0] for line in lines if line[:4] in ("fail", "warn", "pass", "skip")]
+    assert marks == sorted(marks, key=("fail", "warn", "pass", "skip").index)
+    assert " ".join(lines[lines.index("") + 1 :]).startswith("Do not train on contains yet: it can be cheated by")
+    assert len(lines) < 40
+
+
+def test_json_holds_all_of_it():
+    data = json.loads(json.dumps(report_on("contains").as_json()))
+    assert data["failed"] is True
+    assert data["findings"][0]["status"] == "fail"
+    assert data["reward"] == "contains"
+
+
+def test_the_example_of_the_page_gives_the_findings_of_the_page(tmp_path):
+    page = (HERE.parents[1] / "docs" / "reward-test.md").read_text()
+    source = page.split("<!-- example: a test runs this block -->\n```python\n")[1].split("```")[0]
+    rows = [json.loads(line) for line in page.splitlines() if line.startswith('{"question"')]
+    (tmp_path / "my_rewards.py").write_text(source)
+    report = bench(Plan("my_rewards.py:correct", tmp_path, outcome=True), rows, "data.jsonl")
+    for finding in report.worst_first():
+        if finding.check != "speed":
+            said = page.split(f"{finding.status}  {finding.check} ")[1].strip()
+            assert said.startswith(finding.seen[:30])
+    assert report.verdict() in page
