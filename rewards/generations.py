@@ -57,12 +57,12 @@ def read_generations(files: Sequence[Path], text: str | None = None) -> list[Sto
             for one in _texts(fields, text, f"{file}, row {number}"):
                 key = (question, one)
                 own.add(key)
-                found.append(Stored(question, one, fields, file.name, number, repeat=bool(question) and key in seen))
+                found.append(Stored(question, one, fields, str(file), number, repeat=bool(question) and key in seen))
         seen |= own
     return found
 
 
-def read_golds(file: Path) -> dict[str, Mapping[str, Any]]:
+def read_golds(file: Path) -> Mapping[str, Mapping[str, Any]]:
     """The rows of a data file by their question. Raises RewardError."""
     rows = {question: fields for row in read_rows(file) if (question := _question(fields := _flat(row)))}
     if not rows:
@@ -151,8 +151,8 @@ def _question(fields: Mapping[str, Any]) -> str:
 def _texts(fields: Mapping[str, Any], named: str | None, where: str) -> Iterator[str]:
     name = named if named is not None else next((name for name in TEXT_FIELDS if name in fields), None)
     if name is None or name not in fields:
-        looked = f"the field {name!r}" if name else f"a text: none of the fields {', '.join(TEXT_FIELDS)}"
-        raise RewardError(f"{where} has not {looked}; it has {', '.join(map(repr, fields))}: name one with --text")
+        looked = f"field {name!r}" if name else f"text: none of the fields {', '.join(TEXT_FIELDS)}"
+        raise RewardError(f"{where} has no {looked}; it has {', '.join(map(repr, fields))}: name one with --text")
     yield from _spoken(fields[name])
 
 

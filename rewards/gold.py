@@ -25,7 +25,8 @@ def plain_gold(fields: Mapping[str, Any], named: str | None, question: str = "")
     """A text or number: the field that was named, else the first of `GOLD_FIELDS` that holds something; None without one."""
     if named is not None:
         return fields[named]
-    return next((fields[name] for name in GOLD_FIELDS if fields.get(name) is not None), None)
+    gold = next((fields[name] for name in GOLD_FIELDS if fields.get(name) is not None), None)
+    return gold[0] if isinstance(gold, (list, tuple)) and len(gold) == 1 else gold
 
 
 def countdown_gold(fields: Mapping[str, Any], named: str | None, question: str) -> tuple[list[int], int] | None:

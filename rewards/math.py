@@ -73,7 +73,9 @@ def correct(
     compat  `d1` or `spg`: that reward, up to 2.0; `espo`: math-verify on all of both texts, up to 1.0
     """
     if compat is not None:
-        return published("math.correct", compat, completions, _cells(len(completions), answer, solution), log_metric=log_metric)
+        return published(
+            "math.correct", compat, completions, _cells(len(completions), answer, solution), log_metric=log_metric
+        )
     if seconds <= 0:
         raise ValueError(f"seconds must be more than 0, got {seconds}")
     golds = _golds(len(completions), answer, solution)
@@ -320,7 +322,12 @@ def espo_scores(texts: Sequence[str], golds: Sequence[Any], seconds: float = 5.0
     solutions; one without a box is put in a box, or it would not be found. None where the row has no gold.
     """
     requests = {
-        row: {"rule": "espo", "gold": gold if "\\boxed" in gold else rf"\boxed{{{gold}}}", "answer": text, "seconds": seconds}
+        row: {
+            "rule": "espo",
+            "gold": gold if "\\boxed" in gold else rf"\boxed{{{gold}}}",
+            "answer": text,
+            "seconds": seconds,
+        }
         for row, (text, gold) in enumerate(zip(texts, (None if g is None else str(g) for g in golds), strict=True))
         if gold is not None
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,10 +56,8 @@ def first_tag(text: str) -> str | None:
 
 def last_tag(text: str) -> str | None:
     """What d1's countdown and sudoku rewards take: the last that is closed, or None."""
-    last = None
-    for last in _closed_tags(text):
-        pass
-    return last
+    last = deque(_closed_tags(text), maxlen=1)
+    return last[0] if last else None
 
 
 def after_last_tag(text: str) -> str:
@@ -315,7 +314,12 @@ CELLS = 16
 
 def sudoku_digits(text: str) -> str:
     """The 16 characters that d1's sudoku reward takes: the digits of the last closed answer tag, cut or filled up with 0."""
-    return _sixteen("".join(filter(str.isdigit, last_tag(text) or "")))
+    return _sixteen(tag_digits(text))
+
+
+def tag_digits(text: str) -> str:
+    """All digits of the last closed answer tag, `²` among them."""
+    return "".join(filter(str.isdigit, last_tag(text) or ""))
 
 
 def sudoku_text(text: str) -> str:
@@ -363,5 +367,3 @@ def blanks_right(found: str, puzzle: str, solution: str) -> tuple[int, int]:
     """(blank cells among the first 16 that `found` has as the solution has them, blank cells). Givens are never looked at."""
     blanks = [cell for cell, given in enumerate(puzzle[:CELLS]) if given == "0"]
     return sum(found[cell : cell + 1] == solution[cell : cell + 1] for cell in blanks) if found else 0, len(blanks)
-
-

@@ -41,9 +41,10 @@ def uses_numbers(text: str, numbers: Sequence[int]) -> bool:
 
 def hits_target(text: str, target: float) -> bool:
     """Whether `text` evaluates to within 1e-5 of the target. Raises NeverEndsError."""
+    value = evaluate(text)
     try:
-        return bool(abs(evaluate(text) - target) < 1e-5)
-    except (TypeError, OverflowError):  # no value; or an integer too large to be compared with a float
+        return value is not None and abs(value - target) < 1e-5
+    except OverflowError:  # an integer too large for a float target, or a complex number too large to be measured
         return False
 
 

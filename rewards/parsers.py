@@ -42,12 +42,16 @@ Marks = list[Mark | None]
 
 @dataclass(frozen=True)
 class Parser:
-    """A rule. what: one line on whose it is. script: an evaluation script, which counts every row it is given."""
+    """A rule. what: one line on whose it is.
+
+    script: an evaluation script, which counts every row it is given. shaping: no accuracy, and not compared with any.
+    """
 
     name: str
     what: str
     grade: Callable[[Sequence[Row]], Marks]
     script: bool = False
+    shaping: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,11 +235,11 @@ _COUNTDOWN = Task(
     countdown_gold,
     (
         Parser("unmask", "ours: one expression, exact", _ours(countdown.correct)),
-        Parser("unmask_attempt", "ours, shaping: an expression that uses the numbers", _ours(countdown.attempt)),
+        Parser("unmask_attempt", "ours, shaping: an expression that uses the numbers", _ours(countdown.attempt), shaping=True),
         Parser("d1", "d1's evaluation script: last box or all of the text, eval", _each(_d1_countdown, True), script=True),
         Parser("d1_training", "d1's training reward: share of rows with 1.0", _each(
             lambda text, gold: _d1_countdown_score(text, gold) == 1.0)),
-        Parser("d1_training_mean", "d1's training reward: its mean, 0.1 for any tag", _each(_d1_countdown_score)),
+        Parser("d1_training_mean", "d1's training reward: its mean, 0.1 for any tag", _each(_d1_countdown_score), shaping=True),
     ),
 )  # fmt: skip
 
@@ -254,12 +258,13 @@ def _cells(read: Callable[[str], str]) -> Callable[[Sequence[Row]], Marks]:
 
 
 def _small(rule: Callable[[str, str, str], bool]) -> Callable[[Sequence[Row]], Marks]:
-    """A rule on (the 16 characters that d1 reads, puzzle, solution)."""
+    """A rule on (the first 16 digits of the last closed tag, puzzle, solution); fewer than 16 are wrong."""
 
-    def grade(rows: Sequence[Row]) -> Marks:
-        return [Mark(rule(originals.sudoku_text(row.text), *row.gold)) if _is_small(row) else None for row in rows]
+    def mark(row: Row) -> Mark:
+        digits = originals.tag_digits(originals.without_special_tokens(row.text))[: originals.CELLS]
+        return Mark(len(digits) == originals.CELLS and rule(digits, *row.gold))
 
-    return grade
+    return lambda rows: [mark(row) if _is_small(row) else None for row in rows]
 
 
 def _is_small(row: Row) -> bool:
@@ -267,7 +272,7 @@ def _is_small(row: Row) -> bool:
 
 
 def _keeps_givens(found: str, puzzle: str, _: str) -> bool:
-    return bool(found) and all(given in ("0", cell) for given, cell in zip(puzzle, found, strict=True))
+    return all(given in ("0", cell) for given, cell in zip(puzzle, found, strict=True))
 
 
 _SUDOKU = Task(
@@ -279,8 +284,8 @@ _SUDOKU = Task(
         Parser("d1", "d1's evaluation script: blank cells, not puzzles", _cells(originals.sudoku_text), script=True),
         Parser("d1_training", "d1's training reward, blank cells pooled", _cells(
             lambda text: originals.sudoku_digits(originals.without_special_tokens(text)))),
-        Parser("solved", "what d1's script reads is the stored solution", _small(lambda found, _, gold: found == gold)),
-        Parser("givens_kept", "what d1's script reads keeps every given: no accuracy", _small(_keeps_givens)),
+        Parser("solved", "the digits of the last tag are the stored solution", _small(lambda found, _, gold: found == gold)),
+        Parser("givens_kept", "the digits of the last tag keep every given: no accuracy", _small(_keeps_givens), shaping=True),
     ),
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,30 @@ class Regraded:
         lines = []
         scripts = ", ".join(parser.name for parser in self.task.parsers if parser.script)
         if repeats := sum(row.repeat for row in self.rows):
-            lines.append(f"{repeats} generations stand in two files: counted twice by {scripts} (as published), once by the others")
+            lines.append(
+                f"{repeats} generations stand in two files: counted twice by {scripts} (as published), once by the others"
+            )
         if missing := sum(gold is None for gold in self.golds):
-            lines.append(f"{missing} rows have no gold answer: wrong for {scripts} (as published), not counted by the others")
+            lines.append(
+                f"{missing} rows have no gold answer: wrong for {scripts} (as published), not counted by the others"
+            )
         return lines
 
-    def disagreements(self) -> list[int]:
-        """Rows on which parsers that say right or wrong say both."""
-        return [i for i in range(len(self.rows)) if len({mark.right for mark in self._verdicts(i).values()}) > 1]
+    def spread(self) -> tuple[float, float] | None:
+        """The lowest and the highest accuracy; None where no parser counted a row."""
+        figures = self.tallies()
+        values = [figures[one.name].accuracy for one in self.task.parsers if figures[one.name].n and not one.shaping]
+        return (min(values), max(values)) if values else None
 
-    def _verdicts(self, row: int) -> dict[str, Mark]:
-        marks = {name: marks[row] for name, marks in self.marks.items()}
-        return {name: mark for name, mark in marks.items() if mark is not None and mark.of == 1 and mark.right in (0.0, 1.0)}
+    def disagreements(self) -> list[int]:
+        """Rows on which parsers that say right or wrong say both, the most divided first."""
+        sides = [Counter(mark.right for mark in self._verdicts(i)) for i in range(len(self.rows))]
+        divided = [i for i, side in enumerate(sides) if len(side) > 1]
+        return sorted(divided, key=lambda i: -min(sides[i].values()))
+
+    def _verdicts(self, row: int) -> list[Mark]:
+        marks = [self.marks[parser.name][row] for parser in self.task.parsers if not parser.shaping]
+        return [mark for mark in marks if mark is not None and mark.of == 1 and mark.right in (0.0, 1.0)]
 
     def row(self, index: int) -> dict[str, Any]:
         """One row with what each parser gave: a share in [0, 1], or None where it did not count the row."""
@@ -153,19 +165,3 @@ def wilson(share: float, trials: float) -> tuple[float, float]:
     centre = (share + Z * Z / (2 * trials)) / (1 + Z * Z / trials)
     half = Z * math.sqrt(share * (1 - share) / trials + Z * Z / (4 * trials * trials)) / (1 + Z * Z / trials)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def pairs_that_differ(found: Regraded) -> Counter[str]:
-    """How often parser A says right where parser B says wrong, as "A not B", over parsers that say one of the two."""
-    counts: Counter[str] = Counter()
-    for i in found.disagreements():
-        verdicts = found._verdicts(i)
-        right, wrong = ([name for name, mark in verdicts.items() if mark.right == side] for side in (1.0, 0.0))
-        counts.update(f"{a} not {b}" for a in right for b in wrong)
-    return counts
-
-
-def spread(tallies: Iterable[Tally]) -> tuple[float, float]:
-    """The lowest and the highest accuracy."""
-    values = [one.accuracy for one in tallies if not math.isnan(one.accuracy)]
-    return min(values), max(values)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rewards.regrade import Regraded
 
 
@@ -17,11 +19,14 @@ def grade(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILES...", help="Generations: JSON, JSON lines or parquet; files of one run together.", show_default=False
+            metavar="FILES...",
+            help="Generations: JSON, JSON lines or parquet; files of one run together.",
+            show_default=False,
         ),
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="{parser: {accuracy, n, low, high}}; accuracies are percentages, as in the table.")
+        bool,
+        typer.Option("--json", help="{parser: {accuracy, n, low, high}}; accuracies are percentages, as in the table."),
     ] = False,
     text: Annotated[
         str | None, typer.Option("--text", metavar="FIELD", help="The field with the generation.", show_default=False)
@@ -35,7 +40,9 @@ def grade(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE.jsonl", help="Write each row with what each parser gave.", show_default=False),
+        typer.Option(
+            "--out", metavar="FILE.jsonl", help="Write each row with what each parser gave.", show_default=False
+        ),
     ] = None,
     disagree: Annotated[
         int, typer.Option("--disagree", metavar="N", help="Show N rows on which parsers disagree.", min=0)
@@ -54,7 +61,9 @@ def grade(
         from rl.config_errors import nearest
 
         near = nearest(task, list(known))
-        raise RewardError(f"there is no task {task!r}{f'; did you mean {near}?' if near else ''}; tasks: {', '.join(known)}")
+        raise RewardError(
+            f"there is no task {task!r}{f'; did you mean {near}?' if near else ''}; tasks: {', '.join(known)}"
+        )
     found = regrade(known[task], files, text=text, gold=gold, golds=golds)
     if out is not None:
         _write(found, out)
@@ -81,22 +90,20 @@ def _as_json(found: "Regraded") -> str:
 
 
 def _write(found: "Regraded", out: Path) -> None:
-    from rl.source import CommandError
+    from rewards.load import RewardError
 
     try:
         with out.open("w", encoding="utf-8", errors="backslashreplace") as stream:
             for index in range(len(found.rows)):
                 stream.write(json.dumps(found.row(index), default=str) + "\n")
     except OSError as error:
-        raise CommandError(f"{out} cannot be written: {error}") from error
+        raise RewardError(f"{out} cannot be written: {error}") from error
 
 
 def show(found: "Regraded", disagree: int = 0) -> None:
     """The table, what a reader has to know about it, and rows on which parsers disagree."""
     from rich.console import Console
     from rich.table import Table
-
-    from rewards.regrade import spread
 
     console = Console(highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
@@ -109,24 +116,24 @@ def show(found: "Regraded", disagree: int = 0) -> None:
         cells = f"; {one.units:.0f} cells" if one.units != one.n else ""
         table.add_row(parser.name, *figures, str(one.n), f"{parser.what}{cells}")
     console.print(table)
-    if any(one.n for one in tallies.values()):
-        low, high = spread(tallies.values())
-        differ = found.disagreements()
-        console.print(
-            f"\nfrom {100 * low:.2f} to {100 * high:.2f} on the same {len(found.rows)} generations; parsers disagree on {len(differ)}"
-        )
-        for note in found.notes():
-            console.print(f"note: {note}", markup=False)
-        for index in differ[:disagree]:
-            _show_row(found, index, console)
+    differ, spread = found.disagreements(), found.spread()
+    if spread is not None:
+        low, high = (f"{100 * end:.2f}" for end in spread)
+        divided = f"; parsers disagree on {len(differ)}" if differ else ""
+        console.print(f"\naccuracy is {low} to {high} on the same {len(found.rows)} generations{divided}")
+    for note in found.notes():
+        console.print(f"note: {note}", markup=False)
+    for index in differ[:disagree]:
+        _show_row(found, index, console)
 
 
-def _show_row(found: "Regraded", index: int, console: object) -> None:
-    from rich.console import Console
+def _show_row(found: "Regraded", index: int, console: "Console") -> None:
+    from rewards.extract import strip_end_markers
 
-    assert isinstance(console, Console)
     row = found.row(index)
-    by = {side: [name for name, value in row["parsers"].items() if value == side] for side in (1.0, 0.0)}
+    text = strip_end_markers(row["text"])
+    said = {parser.name: row["parsers"][parser.name] for parser in found.task.parsers if not parser.shaping}
+    by = {side: [name for name, value in said.items() if value == side] for side in (1.0, 0.0)}
     console.print(f"\n{row['file']}, row {row['row']}: gold {row['gold']!r}", markup=False)
     console.print(f"  right: {', '.join(by[1.0])}\n  wrong: {', '.join(by[0.0])}", markup=False)
-    console.print(f"  question ends: {row['question'][-160:]!r}\n  text ends: {row['text'][-300:]!r}", markup=False)
+    console.print(f"  question ends: {row['question'][-160:]!r}\n  text ends: {text[-300:]!r}", markup=False)
