@@ -75,7 +75,7 @@ def arithmetic(text: str) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value = eval(text, {"__builtins__": None}, {})  # noqa: S307  the oracle: digits, signs and brackets only
+            value = eval(text, {"__builtins__": None}, {})
     except Exception:  # noqa: BLE001  whatever it raises, there is no value
         return None
     return value if isinstance(value, (int, float, complex)) else None
