@@ -19,9 +19,9 @@ from rewards.load import RewardError
 
 TEXT_FIELDS = (
     "generations", "generation", "raw_generation", "generated_text", "completions", "completion", "responses", "response",
-    "resps", "model_output", "model_outputs", "outputs", "output", "predictions", "prediction", "text",
+    "resps", "model_output", "model_outputs", "full_output", "outputs", "output", "predictions", "prediction", "text",
 )  # fmt: skip
-QUESTION_FIELDS = ("question", "problem", "prompt", "input", "query", "instruction")
+QUESTION_FIELDS = ("question", "problem", "prompt", "origin_prompt", "input", "query", "instruction")
 _ROWS = ("generations", "samples", "results", "data", "rows", "records", "outputs", "predictions", "examples")
 _NESTED = ("doc", "extra_info", "reward_model", "row", "example", "metadata")
 _SPOKEN = ("content", "text", "generation", "response", "output", "completion")
@@ -143,8 +143,8 @@ def _question(fields: Mapping[str, Any]) -> str:
     value = next((fields[name] for name in QUESTION_FIELDS if fields.get(name)), "")
     if isinstance(value, (list, tuple)):
         messages = [message for message in value if isinstance(message, Mapping)]
-        asked = [message for message in messages if message.get("role") == "user"] or messages
-        value = (asked[-1].get("content") or "") if asked else ""
+        asked = [message for message in messages if message.get("role") in ("user", "HUMAN")] or messages
+        value = (asked[-1].get("content") or asked[-1].get("prompt") or "") if asked else ""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

@@ -152,7 +152,8 @@ INTEGERS = [
     str, with_commas, lambda n: f"${with_commas(n)}" if n >= 0 else f"-${with_commas(-n)}", lambda n: rf"\${n}" if n >= 0 else str(n),
     lambda n: f"{n}.00", lambda n: f"{n}.", lambda n: f"{n} apples", lambda n: f"{n}%", lambda n: f"x = {n}",
     lambda n: with_commas(n).replace(",", "{,}"), lambda n: with_commas(n).replace(",", r"\,"),
-    lambda n: with_commas(n).replace(",", r"\!,"), lambda n: with_commas(n).replace(",", "\u202f"), in_script("\u0660"), in_script("\uff10"), in_script("\u0966"),
+    lambda n: with_commas(n).replace(",", r"\!,"), lambda n: with_commas(n).replace(",", "\u202f"), in_script("\u0660"),
+    in_script("\uff10"), in_script("\u0966"),
     lambda n: str(n).replace("-", "\u2212"), lambda n: f"+{n}" if n >= 0 else str(n), lambda n: f"{2 * n}/2", lambda n: f"**{n}**",
     lambda n: f"2 + 3 = {n}", lambda n: rf"\text{{{n}}}",
 ]  # fmt: skip
@@ -296,7 +297,6 @@ FORMS = [
             r"10{,}000",
             r"10\,000",
             "10000.0",
-            r"10^4",
             r"x = 10000",
             "$10000$",
             r"\text{10000}",

@@ -81,6 +81,12 @@ def test_golds_from_the_data_itself() -> None:
                         "resps": [[D1["generations"], D1["generations"]]], "filtered_resps": ["5"]}),
         ),
         (
+            "opencompass.json",
+            {str(i): {"origin_prompt": [{"role": "HUMAN", "prompt": QUESTION}], "prediction": D1["generations"], "gold": "5"}
+             for i in range(2)},
+        ),
+        ("dllm_rl.json", [{"question": QUESTION, "full_output": [D1["generations"]] * 2, "ground_truth_answer": "5"}]),
+        (
             "chat.json",
             [{"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": QUESTION}], "reward_model": {"ground_truth": "5"},
               "responses": [[{"role": "assistant", "content": D1["generations"]}], [{"role": "assistant", "content": D1["generations"]}]]}],
