@@ -82,7 +82,9 @@ def notes(rewards: Sequence[Reward], outcome: str | None = None) -> Iterator[str
 
 
 def _name(fn: Callable[..., Any]) -> str:
-    return f"{getattr(fn, '__module__', '').removeprefix('rewards.')}.{getattr(fn, '__name__', '')}"
+    """The recipe's name of a function of this package, "" for any other callable."""
+    room, _, module = str(getattr(fn, "__module__", None)).partition(".")
+    return f"{module}.{getattr(fn, '__name__', '')}" if room == "rewards" else ""
 
 
 def _unknown(compat: Any, rules: Sequence[str] | dict[str, _Rule]) -> str:

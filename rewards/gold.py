@@ -11,8 +11,8 @@ from rewards.sudoku import parse_puzzle
 
 # In this order: `answer` is the model's in some files, and then one of the others is there, too.
 GOLD_FIELDS = (
-    "ground_truth", "ground_truth_answer", "gold", "gold_answer", "golden_answer", "expected_answer", "reference_answer", "reference", "target",
-    "answer", "solution", "label",
+    "ground_truth", "ground_truth_answer", "gold", "gold_answer", "golden_answer", "expected_answer", "reference_answer",
+    "reference", "target", "answer", "solution", "label",
 )  # fmt: skip
 
 _NUMBERS = re.compile(r"Numbers: \[([\d, ]+)\]", re.IGNORECASE)

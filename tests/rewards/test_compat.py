@@ -34,6 +34,15 @@ def test_nobody_else_takes_it() -> None:
         assert "compat" not in inspect.signature(fn).parameters
     assert compat.originals_of(lambda **_: []) == ()
 
+    def correct(completions: Any, compat: str = "mine", **_: Any) -> list[float]:
+        return [0.0 for _ in completions]
+
+    correct.__module__ = "gsm8k"  # a file of the user's own
+    assert compat.originals_of(correct) == ()
+    (reward,) = loaded({"fn": correct, "kwargs": {"compat": "anything"}})
+    assert reward.name == "correct"
+    assert list(compat.notes([reward])) == []
+
 
 def test_a_recipe_names_it_and_both_stand_beside_each_other() -> None:
     rewards = loaded({"fn": "gsm8k.correct", "kwargs": {"compat": "d1"}}, {"fn": "gsm8k.correct", "weight": 0})
