@@ -172,7 +172,8 @@ def test_countdown_training(text: str, score: float) -> None:
     [(r"\boxed{2*4-3}", True), (r"\boxed{2 \times 4 - 3 = 5}", True), (r"\boxed{2 \cdot 4 - 3 = 99}", True),  # whatever is stated
      (r"\boxed{5 = 2*4-3}", False), ("<answer>2*4-3</answer>", False),  # without a box it is the whole text that is evaluated
      ("2*4-3", True), ("I say 2*4-3 = 5", True), (r"\boxed{2*4-3", False), ("\\boxed{ <answer>2*4-3</answer>", True),
-     (r"\boxed{2*4-3} \boxed{4}", False), (r"\boxed{\frac{2*4-3}{1}}", False), (r"\boxed 2*4-3$ is it", True), ("", False)],
+     (r"\boxed{2*4-3} \boxed{4}", False), (r"\boxed{\frac{2*4-3}{1}}", False), (r"\boxed 2*4-3$ is it", True), ("", False),
+     ("\\boxed{\n  2*4-3 \n}", True)],
 )  # fmt: skip
 def test_countdown_evaluation(text: str, right: bool) -> None:
     assert originals.countdown_right(text, [2, 4, 3], 5) is right
