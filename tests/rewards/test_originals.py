@@ -142,10 +142,10 @@ def test_arithmetic_against_eval(parts: list[str]) -> None:
 
 @pytest.mark.parametrize("bomb", ["99**98**97", "9**9**9", "1+(99**98**97)*0", "(2**999999)**2"])
 def test_a_bomb_is_refused_at_once(bomb: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(NeverEndsError):
         evaluate(bomb)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 def test_numbers_and_target() -> None:
