@@ -185,6 +185,13 @@ def _load_entry(entry: Any, base: Path, where: str, problems: list[tuple[str, st
     problems.extend((f"{where}.{key}", message) for key, message in _signature_problems(fn, kwargs))
     options = {key: fields[key] for key in _ENTRY_KEYS[4:] if fields.get(key) is not None}
     problems.extend((f"{where}.{key}", message) for key, message in _option_problems(fn, options))
+    if kwargs.get("compat") is not None:
+        from rewards.compat import originals_of, problem
+
+        wrong = problem(fn, kwargs["compat"])
+        problems.extend([(f"{where}.kwargs.compat", wrong)] if wrong else [])
+        if originals_of(fn):  # a rule in place of ours: it has a name of its own
+            default_name = f"{default_name}_{kwargs['compat']}"
     if len(problems) > before:
         return None
     return Reward(name or default_name, fn, float(weight), dict(kwargs), **options)

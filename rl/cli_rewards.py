@@ -1,124 +1,139 @@
-"""Commands for rewards. `rl.cli` registers them; all that is heavy is imported inside."""
+"""Commands around rewards. Nothing here loads torch."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-reward_app = typer.Typer(help="Tools for authors of reward functions.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rewards.regrade import Regraded
 
 
-def reward_test(
-    fn: Annotated[
-        str,
+def grade(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="gsm8k, math (or math500), countdown, sudoku.", show_default=False)
+    ],
+    files: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="FN",
-            help="As in a recipe: gsm8k.correct, my_rewards.py:brevity (from here), package.module:function.",
+            metavar="FILES...",
+            help="Generations: JSON, JSON lines or parquet; files of one run together.",
             show_default=False,
         ),
     ],
-    data: Annotated[
-        str, typer.Option("--data", metavar="FILE", help="jsonl, json, csv, parquet, a folder or a Hub name.")
-    ],
-    split: Annotated[str, typer.Option(help="Of the data set; slices as in train[:100].")] = "train",
-    kwargs: Annotated[
-        str, typer.Option(metavar="JSON", help="Arguments of the function, as in '{\"limit\": 3}'.")
-    ] = "{}",
-    kwarg: Annotated[
-        list[str] | None, typer.Option("--kwarg", metavar="K=V", help="One argument, read as YAML. May be repeated.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--columns", metavar="OURS=THEIRS", help="Rename a column, as in answer=gold. May be repeated."),
-    ] = None,
-    gold: Annotated[str | None, typer.Option(help="Column of the right answer; guessed without it.")] = None,
-    completions: Annotated[str | None, typer.Option(help="Column of your own completions; guessed without it.")] = None,
-    prompt_template: Annotated[str | None, typer.Option(help="Prompt made from columns: 'Solve: {question}'.")] = None,
-    limit: Annotated[int, typer.Option(help="Only the first rows of the data.", min=1)] = 256,
-    rows: Annotated[int, typer.Option(help="Rows on which the battery is tried.", min=1)] = 6,
-    seconds: Annotated[float, typer.Option(help="Time that one row may take.", min=0.1)] = 20.0,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Pass prompts and completions as messages, as for conversational data.")
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="{parser: {accuracy, n, low, high}}; accuracies are percentages, as in the table."),
     ] = False,
-    outcome: Annotated[
-        bool, typer.Option("--outcome", help="It is meant as the accuracy: credit for format is a failure.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="FIELD", help="The field with the generation.", show_default=False)
+    ] = None,
+    gold: Annotated[
+        str | None, typer.Option("--gold", metavar="FIELD", help="The field with the gold answer.", show_default=False)
+    ] = None,
+    golds: Annotated[
+        Path | None,
+        typer.Option("--golds", metavar="FILE", help="Gold answers from a data file, by question.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE.jsonl", help="Write each row with what each parser gave.", show_default=False
+        ),
+    ] = None,
+    disagree: Annotated[
+        int, typer.Option("--disagree", metavar="N", help="Show N rows on which parsers disagree.", min=0)
+    ] = 0,
 ) -> None:
-    """Put a reward function to the test: contract, determinism, odd text, cheating, format, signal, speed.
+    """Grade stored generations again, by every parser there is for the task: ours and those of published code.
 
-    Exit code 1 where a check failed, 2 where there is nothing to test.
+    The same text is 76 % right by one rule and 0 % by another; docs/grading.md says whose rule each is.
     """
-    from rewards.bench import Plan, bench
+    from rewards.load import RewardError
+    from rewards.parsers import tasks
+    from rewards.regrade import regrade
 
-    table, source = _rows(data, split, _pairs(columns, "--columns"), limit)
-    arguments = _arguments(kwargs, kwarg)
-    report = bench(
-        Plan(fn, Path.cwd(), arguments, gold, completions, prompt_template, rows, limit, seconds, outcome, chat),
-        table,
-        source,
-    )
+    known = tasks()
+    if task not in known:
+        from rl.config_errors import nearest
+
+        near = nearest(task, list(known))
+        raise RewardError(
+            f"there is no task {task!r}{f'; did you mean {near}?' if near else ''}; tasks: {', '.join(known)}"
+        )
+    found = regrade(known[task], files, text=text, gold=gold, golds=golds)
+    if out is not None:
+        _write(found, out)
     if as_json:
-        typer.echo(json.dumps(report.as_json(), indent=1))
-    else:
-        from rich.console import Console
-
-        from rewards.bench_report import show
-
-        show(report, Console())
-    if report.failed:
-        raise typer.Exit(1)
+        typer.echo(_as_json(found))
+        return
+    show(found, disagree)
+    if out is not None:
+        typer.echo(f"\nwrote {out}")
 
 
-def _arguments(kwargs: str, pairs: list[str] | None) -> dict[str, Any]:
-    import yaml
+def _as_json(found: "Regraded") -> str:
+    figures = {
+        name: {
+            "accuracy": round(100 * one.accuracy, 6),
+            "n": one.n,
+            "low": round(100 * one.low, 6),
+            "high": round(100 * one.high, 6),
+        }
+        for name, one in found.tallies().items()
+        if one.n
+    }
+    return json.dumps(figures, indent=2)
 
+
+def _write(found: "Regraded", out: Path) -> None:
     from rewards.load import RewardError
 
     try:
-        found = json.loads(kwargs)
-    except ValueError as error:
-        raise RewardError(f"--kwargs is no JSON ({error}); write it as in --kwargs '{{\"limit\": 3}}'") from error
-    if not isinstance(found, dict):
-        raise RewardError(f"--kwargs must be a JSON object, as in --kwargs '{{\"limit\": 3}}', got {kwargs}")
-    try:
-        return found | {name: yaml.safe_load(value) for name, value in _pairs(pairs, "--kwarg").items()}
-    except yaml.YAMLError as error:
-        raise RewardError(f"--kwarg cannot be read: {' '.join(str(error).split())}") from error
+        with out.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+            for index in range(len(found.rows)):
+                stream.write(json.dumps(found.row(index), default=str) + "\n")
+    except OSError as error:
+        raise RewardError(f"{out} cannot be written: {error}") from error
 
 
-def _pairs(values: list[str] | None, option: str) -> dict[str, str]:
-    from rewards.load import RewardError
+def show(found: "Regraded", disagree: int = 0) -> None:
+    """The table, what a reader has to know about it, and rows on which parsers disagree."""
+    from rich.console import Console
+    from rich.table import Table
 
-    parts = [part for value in values or [] for part in (value.split(",") if option == "--columns" else [value])]
-    for part in parts:
-        if "=" not in part:
-            raise RewardError(f"{option} {part}: must be NAME=VALUE")
-    return {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for name in ("parser", "%", "95 %", "n", "what it is"):
+        table.add_column(name, justify="right" if name in ("%", "95 %", "n") else "left", no_wrap=name != "what it is")
+    tallies = found.tallies()
+    for parser in found.task.parsers:
+        one = tallies[parser.name]
+        figures = (f"{100 * one.accuracy:.2f}", f"{100 * one.low:.1f} to {100 * one.high:.1f}") if one.n else ("-", "-")
+        cells = f"; {one.units:.0f} cells" if one.units != one.n else ""
+        table.add_row(parser.name, *figures, str(one.n), f"{parser.what}{cells}")
+    console.print(table)
+    differ, spread = found.disagreements(), found.spread()
+    if spread is not None:
+        low, high = (f"{100 * end:.2f}" for end in spread)
+        divided = f"; parsers disagree on {len(differ)}" if differ else ""
+        console.print(f"\naccuracy is {low} to {high} on the same {len(found.rows)} generations{divided}")
+    for note in found.notes():
+        console.print(f"note: {note}", markup=False)
+    for index in differ[:disagree]:
+        _show_row(found, index, console)
 
 
-def _rows(path: str, split: str, columns: dict[str, str], limit: int) -> tuple[list[dict[str, Any]], str]:
-    """Rows of a file or data set. A JSON object that holds one list of rows (d1's generations) counts as that list."""
-    from rl.config_schema import Split
-    from rl.tables import as_table, read_table, rename, source_of
+def _show_row(found: "Regraded", index: int, console: "Console") -> None:
+    from rewards.extract import strip_end_markers
 
-    asked = Split(path=path, split=split, columns=columns, limit=limit)
-    inside = _list_in(Path(path).expanduser())
-    if inside is not None:
-        table = rename(as_table(inside[:limit], "--data"), columns, "--columns")
-    else:
-        table = read_table(asked, "--data")
-    return [dict(row) for row in table], source_of(asked)  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-def _list_in(path: Path) -> list[dict[str, Any]] | None:
-    if path.suffix != ".json" or not path.is_file():
-        return None
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
-        return None  # the reader of tables says this better
-    lists = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []
-    rows = [one for one in lists if one and all(isinstance(row, dict) for row in one)]
-    return rows[0] if len(rows) == 1 else None
+    row = found.row(index)
+    text = strip_end_markers(row["text"])
+    said = {parser.name: row["parsers"][parser.name] for parser in found.task.parsers if not parser.shaping}
+    by = {side: [name for name, value in said.items() if value == side] for side in (1.0, 0.0)}
+    console.print(f"\n{row['file']}, row {row['row']}: gold {row['gold']!r}", markup=False)
+    console.print(f"  right: {', '.join(by[1.0])}\n  wrong: {', '.join(by[0.0])}", markup=False)
+    console.print(f"  question ends: {row['question'][-160:]!r}\n  text ends: {text[-300:]!r}", markup=False)
