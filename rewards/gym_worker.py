@@ -21,7 +21,7 @@ import sys
 import warnings
 from typing import Any
 
-from rewards.math_worker import _budget, _die_with_parent, _limit_memory, _say
+from rewards.math_worker import _budget, _limit_memory, _say, die_with_parent
 
 BUILD_SECONDS = 60.0  # processor time for building an item: the data's matter, not the answer's
 MAX_EVALUATED_CHARS = 2000
@@ -38,7 +38,7 @@ _ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop
 
 def main() -> None:
     """Serve requests until standard input ends."""
-    _die_with_parent()
+    die_with_parent()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries print to standard output; only replies may
     logging.disable(logging.CRITICAL)

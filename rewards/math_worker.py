@@ -36,7 +36,7 @@ _INERT = re.compile(
 
 def main() -> None:
     """Serve requests until standard input ends."""
-    _die_with_parent()
+    die_with_parent()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries print to standard output; only replies may
     logging.disable(logging.CRITICAL)
@@ -172,7 +172,7 @@ def _budget(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Let the kernel kill this process when the thread that started it ends, which the pool keeps for its own life."""
     if sys.platform != "linux":  # elsewhere the processor time of a request and the end of standard input must do
         return

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rl import cli_rewards, cli_tools, origin
+from rl import cli_bench, cli_tools, origin
 
 app = typer.Typer(
     name="unmask",
@@ -227,8 +227,8 @@ def _fail(message: str, code: int = 2) -> NoReturn:
 
 for _name, _command in cli_tools.COMMANDS.items():
     app.command(_name)(_errors_for_people()(_command))
-cli_rewards.reward_app.command("test")(_errors_for_people()(cli_rewards.reward_test))
-app.add_typer(cli_rewards.reward_app, name="reward")
+cli_bench.reward_app.command("test")(_errors_for_people()(cli_bench.reward_test))
+app.add_typer(cli_bench.reward_app, name="reward")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Commands for rewards. `rl.cli` registers them; all that is heavy is imported inside."""
+"""`unmask reward ...`: tools for authors of rewards. `rl.cli` registers them; all that is heavy is imported inside."""
 
 import json
 from pathlib import Path
