@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from rewards.battery import LAYOUTS, entries, filled
 from rewards.bench import Plan, bench
-from rewards.bench_gold import gold_column, golds
+from rewards.bench_gold import Gold, gold_column, golds
 from rewards.bench_report import Finding, Report, histogram, show
 from rewards.contract import available
 from rewards.load import RewardError
@@ -25,6 +26,13 @@ SUDOKU = [{"prompt": "solve", "puzzle": "1302040041003200", "solution": "1342243
 def report_on(name, rows=ROWS, **options) -> Report:
     plan = Plan(f"bad_rewards.py:{name}", HERE, rows=2, **{"seconds": 5.0, **options})
     return bench(plan, rows)
+
+
+def known(rows: list[dict[str, Any]], column: str | None, *, given: bool = False) -> list[Gold]:
+    """The gold answers of rows that all have one."""
+    answers = [gold for gold in golds(rows, column, given=given)[0] if gold is not None]
+    assert len(answers) == len(rows)
+    return answers
 
 
 def found(report: Report) -> dict[str, Finding]:
@@ -183,32 +191,33 @@ def test_gold_answers_of_every_kind():
         {"answer": None},
         {"answer": r"\boxed{\frac12}"},
     ]
-    numbers, origin = golds(rows, "answer", given=False)
+    answers, origin = golds(rows, "answer", given=False)
     assert origin == "the column answer (guessed)"
-    assert [gold and (gold.kind, gold.right, gold.wrong) for gold in numbers[:3]] == [
+    assert [gold and (gold.kind, gold.right, gold.wrong) for gold in answers] == [
         ("number", "1450", "1451"),
         ("number", "-5", "-4"),
         None,
+        ("text", r"\frac12", "none of these"),
     ]
-    assert numbers[0].same["thousands commas"] == "1,450"
-    assert numbers[1].same["Unicode minus"] == "\u22125"
-    assert numbers[1].same["dollar sign"] == "-$5"
-    assert numbers[3].kind == "text"
-    (letter,), _ = golds([{"label": "(C)"}], "label", given=True)
+    large, negative = known(rows[:2], "answer")
+    assert large.same["thousands commas"] == "1,450"
+    assert negative.same["Unicode minus"] == "\u22125"
+    assert negative.same["dollar sign"] == "-$5"
+    (letter,) = known([{"label": "(C)"}], "label", given=True)
     assert (letter.kind, letter.right, letter.others) == ("letter", "C", ("A", "B", "D"))
 
 
 def test_expressions_and_grids_are_right_by_our_own_rewards():
     from rewards import countdown, sudoku
 
-    for gold, row in zip(golds(COUNTDOWN, None, given=False)[0], COUNTDOWN, strict=True):
+    for gold, row in zip(known(COUNTDOWN, None), COUNTDOWN, strict=True):
         texts = [filled("<reasoning> and <answer> tags", text) for text in (gold.right, *gold.same.values())]
         columns = {"numbers": [row["numbers"]] * len(texts), "target": [row["target"]] * len(texts)}
         assert set(countdown.correct(texts, **columns)) == {1.0}
         wrong = [filled("<reasoning> and <answer> tags", text) for text in (gold.wrong, *gold.tricks.values())]
         columns = {"numbers": [row["numbers"]] * len(wrong), "target": [row["target"]] * len(wrong)}
         assert set(countdown.correct(wrong, **columns)) == {0.0}
-    (gold,), _ = golds(SUDOKU, None, given=False)
+    (gold,) = known(SUDOKU, None)
     assert sudoku.solved([gold.right], [SUDOKU[0]["puzzle"]]) == [1.0]
     assert sudoku.cells([gold.wrong], [SUDOKU[0]["puzzle"]], [SUDOKU[0]["solution"]]) == [0.0]
 
@@ -220,9 +229,9 @@ def test_the_guessed_column_is_one_the_function_asks_for():
 
 
 def test_lists_of_guesses_hide_the_right_one_in_the_middle():
-    known, _ = golds(ROWS, "answer", given=True)
-    battery = {entry.name: entry for entry in entries("bare answer", known, [row["prompt"] for row in ROWS])}
-    guesses = battery["list of guesses"].texts[0].split(" ")
+    answers = known(ROWS, "answer", given=True)
+    battery = {entry.name: entry for entry in entries("bare answer", answers, [row["prompt"] for row in ROWS])}
+    guesses = (battery["list of guesses"].texts[0] or "").split(" ")
     assert len(guesses) == 100
     assert 20 < guesses.index("18") < 80
     assert all("@" not in layout.replace("@", "", 1) for layout in LAYOUTS.values())

@@ -26,7 +26,7 @@ def countdown(row):
 
 
 def sudoku(row):
-    return {"puzzle": re.search(r"\d{16}", row["question"])[0], "solution": row["ground_truth"]}
+    return {"puzzle": re.findall(r"\d{16}", row["question"])[0], "solution": row["ground_truth"]}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """`path: reasoning_gym/NAME` as data: rows, splits that share no question, messages, and a run."""
 
 import json
+from typing import Any
 
 import pytest
+from datasets import Dataset
 from typer.testing import CliRunner
 
 from rl.cli import app
@@ -16,7 +18,7 @@ pytest.importorskip("reasoning_gym", reason="needs the extra 'tasks'")
 NAME = "reasoning_gym/basic_arithmetic"
 
 
-def rows(split="train", path=NAME, limit=None, **task):
+def rows(split: str = "train", path: str = NAME, limit: int | None = None, **task: Any) -> Dataset:
     return read_table(Split(path=path, split=split, task=task, limit=limit), "data.train")
 
 
@@ -25,7 +27,7 @@ def test_rows_hold_what_the_reward_needs_to_build_the_item_again():
 
     table = rows(size=5, min_terms=2, max_terms=3)
     assert table.column_names == ["prompt", "answer", "task", "task_config", "task_index"]
-    for row in table:
+    for row in table.to_list():
         again = item(row["task"], row["task_config"], row["task_index"])
         assert (again["question"], again["answer"]) == (row["prompt"], row["answer"])
     assert rows(size=5, min_terms=2, max_terms=3).to_list() == table.to_list()
@@ -33,7 +35,12 @@ def test_rows_hold_what_the_reward_needs_to_build_the_item_again():
 
 
 def test_train_and_test_share_no_question_whatever_their_seeds():
-    narrow = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}  # small enough to meet again
+    narrow: dict[str, Any] = {
+        "min_terms": 2,
+        "max_terms": 2,
+        "min_digits": 1,
+        "max_digits": 1,
+    }  # small enough to meet again
     train = set(rows(size=300, seed=0, **narrow)["prompt"])
     for seed in (0, 1):
         test = rows("test", size=60, seed=seed, **narrow)["prompt"]
