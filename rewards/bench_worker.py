@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards, missing_columns
-from rewards.load import FIXED_ARGUMENTS, is_async
+from rewards.load import FIXED_ARGUMENTS, ROLLOUT_ARGUMENTS, is_async
 
 
 def main(entry: Mapping[str, Any], base: str) -> None:
@@ -59,9 +59,11 @@ def call(reward: Reward, request: Mapping[str, Any]) -> dict[str, Any]:
     """One call of the function: scores, or the message that a run would stop with, and what was noticed on the way."""
     seen: dict[str, Any] = {}
     watched = Reward(reward.name, _watched(reward.fn, seen), 1.0, reward.kwargs)
+    columns = dict(request["columns"])
+    rollout = {name: columns.pop(name) for name in ROLLOUT_ARGUMENTS if name in columns}
     started = time.perf_counter()
     try:
-        grades = grade([watched], trainer_state=TrainerState(), **request)
+        grades = grade([watched], trainer_state=TrainerState(), rollout=rollout, **{**request, "columns": columns})
     except RewardError as error:
         raised = type(error.__cause__).__name__ if error.__cause__ is not None else None
         return {"error": str(error), "raised": raised, **seen}
