@@ -7,7 +7,7 @@ the resolved one, which reads back equal.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from rl.config_yaml import to_yaml
 from rl.health_config import HealthConfig
@@ -77,14 +77,36 @@ class Split(Section):
     split: str = Field(default="train", description="split name; slices such as train[:100] are allowed")
     name: str | None = Field(default=None, description="configuration of a Hub data set")
     columns: dict[str, str] = Field(default_factory=dict, description="{our name: the data set's name}")
-    limit: int | None = Field(default=None, ge=1, description="only the first rows")
+    only: tuple[str, ...] | None = Field(
+        default=None, description="columns of the data set that are read, by its names; null: all of them"
+    )
+    where: dict[str, Any] = Field(
+        default_factory=dict,
+        description="rows that are used: {the data set's name: value, or [lowest, highest], both included}",
+    )
+    limit: int | None = Field(default=None, ge=1, description="only the first rows (of those that `where` leaves)")
+
+    @field_validator("where")
+    @classmethod
+    def _values_or_ranges(cls, wanted: dict[str, Any]) -> dict[str, Any]:
+        for name, value in wanted.items():
+            if isinstance(value, (list, tuple)):
+                ends = [end for end in value if isinstance(end, (int, float)) and not isinstance(end, bool)]
+                if len(value) != 2 or len(ends) != 2 or ends[0] > ends[1]:
+                    raise ValueError(f"{name}: must be a value, or two numbers [lowest, highest], not {list(value)}")
+            elif not isinstance(value, (str, int, float)):
+                raise ValueError(f"{name}: must be text, a number, true or false, or [lowest, highest], not {value!r}")
+        return wanted
 
 
 class PromptConfig(Section):
     """How a row becomes the text that the model reads."""
 
     system: str | None = Field(default=None, description="system message put before the prompt")
-    template: str | None = Field(default=None, description="user prompt made from columns, as in 'Solve: {question}'")
+    template: str | None = Field(
+        default=None,
+        description="user prompt made from columns, as in 'Solve: {question}'; {column[0]} is the first of a list",
+    )
     prefill: str | None = Field(default=None, description="beginning of the answer, which the completion continues")
     chat_template: Literal["auto", "none"] = Field(default="auto", description="none: plain text")
     max_length: Literal["error", "drop"] = Field(

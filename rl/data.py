@@ -4,6 +4,7 @@ Rows follow TRL's formats: `prompt` is text or a list of messages, `completion` 
 every other column goes to the reward functions. No row disappears silently: each one dropped is counted by its reason.
 """
 
+import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -197,6 +198,8 @@ class _Renderer:
         assert self.config.template is not None
         try:
             return self.config.template.format_map(row)
+        except (IndexError, KeyError):
+            return _Dropped("a list shorter than the template asks for")
         except (ValueError, TypeError) as error:  # a number format on text, a conversion that does not exist
             what = f"cannot be filled with a row: {error}"
             raise DataError.at("data.prompt.template", what, None, "write {column} without a format") from error
@@ -233,7 +236,11 @@ def _template_fields(template: str, columns: Sequence[str], split: str) -> tuple
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise DataError.at(where, f"cannot be read: {error}", None, "write {{ and }} for braces that stay") from error
-    for name in names:
+    for asked in names:
+        name, bracket, place = asked.partition("[")
+        if bracket and not re.fullmatch(r"[0-9]+\]", place):
+            what = f"asks for {asked!r} of the column {name!r}"
+            raise DataError.at(where, what, None, f"write {{{name}}}, or {{{name}[0]}} for the first of a list")
         if name not in columns:
             what = f"names the column {name!r}, which {split} does not have" if name else "has empty braces"
             remedy = f"columns: {listing(list(columns))}; write {{{{ and }}}} for braces that stay"
@@ -242,7 +249,7 @@ def _template_fields(template: str, columns: Sequence[str], split: str) -> tuple
         raise DataError.at(
             where, "names no column, so every prompt would be the same", None, "write {column} where a value goes"
         )
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(name.partition("[")[0] for name in names))
 
 
 def messages_of(raw: list[Any], index: int, where: str) -> list[Message]:

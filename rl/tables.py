@@ -36,14 +36,39 @@ class DataError(ValueError):
 
 
 def read_table(split: Split, where: str) -> "Dataset":
-    """The rows of a split, columns under our names, cut to `limit`. `where` is the recipe's key, for messages.
+    """The rows of a split that it asks for, columns under our names, cut to `limit`. `where` is the recipe's key, for messages.
 
     Raises DataError: no such file or data set, unreadable, unknown split or column, no rows.
     """
-    table = _load(split, where)
+    table = _selected(_load(split, where), split, where)
     if split.limit is not None:
         table = table.select(range(min(split.limit, len(table))))
     return rename(table, split.columns, f"{where}.columns")
+
+
+def _selected(table: "Dataset", split: Split, where: str) -> "Dataset":
+    """The rows that `split.where` asks for, and the columns of `split.only`. Raises DataError: no such column, no row left."""
+    for key, names in (("where", split.where), ("only", split.only or ())):
+        for name in names:
+            if name not in table.column_names:
+                remedy = f"columns: {listing(table.column_names)}"
+                near = nearest(name, table.column_names)
+                raise DataError.at(f"{where}.{key}", f"there is no column {name!r}", near, remedy)
+    for name, wanted in split.where.items():
+        kept = [row for row, value in enumerate(table[name]) if _matches(value, wanted)]
+        if not kept:
+            what = f"no row has {name} {'from {} to {}'.format(*wanted) if isinstance(wanted, list) else repr(wanted)}"
+            raise DataError.at(f"{where}.where", what, None, f"the first row has {table[0][name]!r}")
+        table = table.select(kept)
+    return table.select_columns(list(split.only)) if split.only is not None else table
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    """Whether a cell equals `wanted`, or lies in the range [lowest, highest]. Text is never a number, nor true or false."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(wanted, (list, tuple)):
+        return number and wanted[0] <= value <= wanted[1]
+    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
 
 
 def as_table(rows: "Dataset | Sequence[Mapping[str, Any]]", where: str) -> "Dataset":

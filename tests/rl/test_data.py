@@ -1,6 +1,7 @@
 """Data: files and rows in memory become prompts, rows that cannot are counted, and what is wrong is said plainly."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,74 @@ def test_limit_slice_and_columns(tmp_path):
     prompts = load(changed).prompts
     assert [prompt.raw for prompt in prompts] == ["2?", "3?", "4?"]
     assert prompts[0].columns == {"answer": 2}
+
+
+TASKS = [{"q": f"{i}?", "id": i, "kind": "odd" if i % 2 else "even", "hard": i > 4, "big": "x"} for i in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ({"id": [3, 5]}, [3, 4, 5]),
+        ({"id": [3.5, 5.5]}, [4, 5]),
+        ({"id": [8, 8]}, [8]),
+        ({"id": 2}, [2]),
+        ({"kind": "odd"}, [1, 3, 5, 7]),
+        ({"kind": "odd", "id": [2, 6]}, [3, 5]),
+        ({"hard": True}, [5, 6, 7, 8]),
+    ],
+)
+def test_rows_are_chosen_before_columns_are_renamed_and_before_the_limit(tmp_path, where, kept):
+    columns = {"prompt": "q", "number": "id"}
+    split = write(tmp_path / "a.jsonl", TASKS).model_copy(update={"where": where, "columns": columns})
+    prompts = load(split).prompts
+    assert [prompt.columns["number"] for prompt in prompts] == kept
+    assert [prompt.columns["number"] for prompt in load(split.model_copy(update={"limit": 2})).prompts] == kept[:2]
+
+
+def test_only_the_columns_asked_for_are_read(tmp_path):
+    split = write(tmp_path / "a.jsonl", TASKS)
+    chosen = split.model_copy(update={"only": ("q", "id"), "where": {"kind": "odd"}, "columns": {"prompt": "q"}})
+    assert [prompt.columns for prompt in load(chosen).prompts] == [{"id": i} for i in (1, 3, 5, 7)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"where": {"idd": 1}}, "data.train.where: there is no column 'idd'\n    did you mean 'id'?"),
+        ({"only": ("q", "ids")}, "data.train.only: there is no column 'ids'\n    did you mean 'id'?"),
+        ({"where": {"id": [10, 20]}}, "no row has id from 10 to 20\n    the first row has 0"),
+        ({"where": {"id": "3"}}, "no row has id '3'"),
+        ({"where": {"hard": 1}}, "no row has hard 1"),
+        ({"where": {"kind": [0, 9]}}, "no row has kind from 0 to 9"),
+        ({"only": ("q",), "columns": {"prompt": "q", "number": "id"}}, "there is no column 'id'"),
+    ],
+)
+def test_a_choice_that_leaves_nothing(tmp_path, changes, said):
+    assert said in error(write(tmp_path / "a.jsonl", TASKS).model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1], "must be a value, or two numbers"),
+        ([2, 1], "[lowest, highest], not [2, 1]"),
+        (["a", "b"], "two numbers"),
+        ([True, 3], "two numbers"),
+        (None, "must be text, a number"),
+        ({"min": 1}, "must be text, a number"),
+    ],
+)
+def test_a_choice_that_cannot_be_read(value, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Split(path="a.jsonl", where={"id": value})
+
+
+def test_a_template_takes_items_of_a_list():
+    rows = [{"text": "Add.", "tests": ["a", "b"]}, {"text": "Take.", "tests": ["c"]}, {"text": "x", "tests": None}]
+    loaded = load(rows, PromptConfig(template="{text} {tests[0]} {{{tests[1]}}}"))
+    assert [prompt.text for prompt in loaded.prompts] == ["Add. a {b}"]
+    assert loaded.dropped == {"a list shorter than the template asks for": 1, "null column tests": 1}
 
 
 def test_the_completion_is_for_fine_tuning_and_not_for_rewards():
@@ -245,6 +314,9 @@ def test_no_row_left():
         ("{question", "cannot be read"),
         ("solve it", "names no column"),
         ("{question.__class__}", "does not have"),
+        ("{question[0].__class__}", "write {question}, or {question[0]}"),
+        ("{question[x]}", "write {question}, or {question[0]}"),
+        ("{quesion[0]}", "did you mean 'question'?"),
         ("{question:d}", "cannot be filled with a row"),
         ("{question!z}", "cannot be filled with a row"),
     ],
