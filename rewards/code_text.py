@@ -78,7 +78,7 @@ def syntax_error(code: str) -> str | None:
     if len(code) > MAX_PROGRAM_CHARS:
         return f"longer than {MAX_PROGRAM_CHARS} characters"
     try:
-        _parse(code)
+        parse(code)
     except SyntaxError as error:
         return f"{error.msg} (line {error.lineno})"
     except (
@@ -96,7 +96,7 @@ def does_something(code: str) -> bool:
     return any(
         not isinstance(node, ast.Pass)
         and not (isinstance(node, ast.Expr) and isinstance(node.value, (ast.Constant, ast.Name)))
-        for node in _parse(code).body
+        for node in parse(code).body
     )
 
 
@@ -220,7 +220,8 @@ def _line_of(error: str, lines: int) -> int:
     return int(found[1]) - 1 if found else lines - 1
 
 
-def _parse(code: str) -> ast.Module:
+def parse(code: str) -> ast.Module:
+    """`ast.parse`, its warnings unsaid. Raises what it raises: SyntaxError, ValueError, MemoryError, RecursionError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the author of the program is no reader of ours
         return ast.parse(code)
