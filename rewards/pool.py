@@ -61,12 +61,14 @@ class _Worker:
 class Pool:
     """Up to `size` workers running `command`, started as they are needed and kept for the next call.
 
-    A pool belongs to the process that made it; calls from several threads wait for each other.
+    A pool belongs to the process that made it; calls from several threads wait for each other. `grace`: seconds that a
+    worker has to end by itself when its input closes, before it is killed; for one that has to tidy up.
     """
 
-    def __init__(self, command: Sequence[str], size: int) -> None:
+    def __init__(self, command: Sequence[str], size: int, grace: float = 0.0) -> None:
         self.command = list(command)
         self.size = size
+        self.grace = grace
         self._workers: list[_Worker] = []
         self.worked = False  # whether a worker has ever been ready
         self._lost = 0
@@ -98,6 +100,8 @@ class Pool:
         """Kill all workers. The pool can be used again afterwards."""
         if os.getpid() != self._owner:  # a forked child has copies of these handles, and no right to the processes
             return
+        for worker in self._workers:  # all first: they end side by side
+            self._close_input(worker)
         for worker in list(self._workers):
             self._end(worker)
 
@@ -208,16 +212,21 @@ class Pool:
         if worker in self._workers:
             self._workers.remove(worker)
         process = worker.process
-        if patience:
+        self._close_input(worker)
+        if patience := max(patience, self.grace):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
         process.kill()  # does nothing to a process that has ended
         code = process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
+        if process.stdout is not None:
+            process.stdout.close()
         return code
+
+    @staticmethod
+    def _close_input(worker: _Worker) -> None:
+        if worker.process.stdin is not None:
+            with suppress(BrokenPipeError):
+                worker.process.stdin.close()
 
 
 def per_process(make: Callable[[], Pool]) -> Callable[[], Pool]:

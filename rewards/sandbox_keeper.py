@@ -1,0 +1,244 @@
+"""The keeper of one slot: starts sandboxed interpreters and checkers, watches the clock, and kills. A worker of `Pool`.
+
+It runs no code of a submission and none of a data set, has one thread, and holds every process that it starts in its
+hand: they die with it, and it ends when its standard input does. One job a line on standard input, one report a line on
+standard output, as `sandbox.py` writes and reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rewards import sandbox_confine, sandbox_levels, sandbox_process, sandbox_wire
+from rewards.sandbox_process import Dead, Interpreter
+from rewards.sandbox_watch import Clock
+
+TICK = 0.05  # seconds between looks at the clock
+MAX_EVENTS = 1 << 20  # bytes of one checker's events
+
+
+class Infrastructure(Exception):
+    """Grading failed for a reason that lies with this machine. The sample is dropped, not scored."""
+
+
+class Keeper:
+    """One slot of one level. `limits` as the fields of `sandbox.Limits`."""
+
+    def __init__(self, level: str, limits: dict[str, float], packages: list[str]) -> None:
+        self.limits = limits
+        self.holder, self.slot = sandbox_levels.claim_slot()
+        prefix = f"unmask-sandbox-{self.slot}-"
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):  # of a keeper that was killed: we hold its slot now
+            shutil.rmtree(left, ignore_errors=True)
+        self.workplace = tempfile.mkdtemp(prefix=prefix)
+        os.chmod(self.workplace, 0o711)
+        self.spare: Interpreter | None = None
+        sandbox_confine.prctl(sandbox_confine.PR_SET_CHILD_SUBREAPER)
+        self.starter = sandbox_process.Starter(level, limits, packages, self.slot, self.workplace)
+
+    def close(self) -> None:
+        if self.spare is not None:
+            self.starter.end(self.spare)
+        shutil.rmtree(self.workplace, ignore_errors=True)
+
+    def prepare(self) -> None:
+        """Have an interpreter that waits for a submission. Raises LevelError with the reason if none starts."""
+        if self.spare is None:
+            self.spare = self.starter.start()
+            self.starter.await_ready(self.spare)
+
+    def take(self) -> Interpreter:
+        """An interpreter that is ready, and another one on its way."""
+        try:
+            taken = self.spare or self.starter.start()
+            self.spare = self.starter.start()
+            self.starter.await_ready(taken)
+        except (sandbox_levels.LevelError, OSError) as error:
+            self.spare = None
+            raise Infrastructure(f"no sandbox started: {error}") from error
+        return taken
+
+    def check(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The report on one job, as JSON."""
+        started = time.monotonic()
+        report: dict[str, Any] = {"error": None, "ungradable": None, "infrastructure": None}
+        results: list[tuple[bool, str]] = [(False, "not run")] * len(job["tests"])
+        try:
+            if job["kind"] == "stdio":
+                self._programs(job, results)
+            else:
+                self._functions(job, results, report)
+        except Infrastructure as error:
+            report["infrastructure"] = str(error)
+        report["passed"] = [passed for passed, _ in results]
+        report["details"] = [detail for _, detail in results]
+        report["seconds"] = time.monotonic() - started
+        return report
+
+    def _functions(self, job: dict[str, Any], results: list[tuple[bool, str]], report: dict[str, Any]) -> None:
+        ends = time.monotonic() + self.limits["job_seconds"]
+        index = 0
+        while index < len(results):
+            if time.monotonic() > ends:
+                results[index:] = [(False, "not run: the job's time was used up")] * (len(results) - index)
+                return
+            index = self._round(job, index, results, report)
+            if report["error"] or report["ungradable"]:
+                return
+
+    def _round(self, job: dict[str, Any], first: int, results: list[tuple[bool, str]], report: dict[str, Any]) -> int:
+        """A fresh interpreter and a fresh checker for the tests from `first` on; the index where the next round begins."""
+        interpreter = self.take()
+        checker, events = sandbox_process.fork_checker(job, first, interpreter, self.limits)
+        try:
+            listener = _Listener(events, checker, interpreter, self.limits, report, results)
+            return listener.listen(first)
+        finally:
+            os.close(events)
+            sandbox_process.kill(checker)
+            self.starter.end(interpreter)
+
+    def _programs(self, job: dict[str, Any], results: list[tuple[bool, str]]) -> None:
+        from rewards import sandbox_stdio
+
+        ends = time.monotonic() + self.limits["job_seconds"]
+        for index, (given, wanted) in enumerate(job["tests"]):
+            if time.monotonic() > ends:
+                results[index:] = [(False, "not run: the job's time was used up")] * (len(results) - index)
+                return
+            interpreter = self.take()
+            try:
+                outcome = sandbox_stdio.run(interpreter, job["code"], given, self.limits)
+            finally:
+                self.starter.end(interpreter)
+            if outcome.starved:
+                raise Infrastructure(outcome.problem)
+            results[index] = sandbox_stdio.verdict(outcome, wanted, job["tolerance"])
+
+
+class _Listener:
+    """Hears one checker and keeps the clocks of its tests."""
+
+    def __init__(
+        self,
+        events: int,
+        checker: int,
+        interpreter: Interpreter,
+        limits: dict[str, float],
+        report: dict[str, Any],
+        results: list[tuple[bool, str]],
+    ) -> None:
+        self.events, self.checker, self.interpreter, self.limits = events, checker, interpreter, limits
+        self.report, self.results = report, results
+        self.rest, self.heard = b"", 0
+
+    def listen(self, index: int) -> int:
+        """Until the checker is done or something has to be killed; the index of the first test that is not settled."""
+        clock = Clock(self.interpreter, self.checker, self.limits["start_seconds"], self.limits["memory_bytes"])
+        loading = True
+        while True:
+            ready, _, _ = select.select([self.events, 0], [], [], TICK)
+            if 0 in ready:  # in the middle of a job only the end of standard input can be there
+                raise Dead
+            if self.events in ready:
+                for event in self._read():
+                    kind = event[0]
+                    if kind == "start":
+                        index, loading = event[1], False
+                        clock = Clock(
+                            self.interpreter, self.checker, self.limits["seconds"], self.limits["memory_bytes"]
+                        )
+                    elif kind == "end":
+                        self.results[index] = (event[2], event[3])
+                        index += 1
+                    elif kind == "broken":
+                        self.results[index] = (False, self._why(event[2]))
+                        return index + 1
+                    elif kind in ("setup", "unable") or (kind == "loaded" and event[1] is not None):
+                        return self._void(kind, event[-1], index)
+                    elif kind == "done":
+                        return index
+            problem = clock.problem()
+            if problem is None:
+                continue
+            if clock.starved:
+                raise Infrastructure(problem)
+            if loading:
+                return self._void("loaded", problem, index)
+            self.results[index] = (False, problem)
+            return index + 1
+
+    def _void(self, kind: str, text: str, index: int) -> int:
+        """Nothing can be said about the remaining tests: the submission does not load, or the item cannot be graded."""
+        if kind == "loaded":
+            text = self._why(text)
+            self.report["error"] = text
+            rest = (False, text)
+        else:
+            self.report["ungradable"] = text
+            rest = (False, "could not be graded")
+        self.results[index:] = [rest] * (len(self.results) - index)
+        return len(self.results)
+
+    def _why(self, text: str) -> str:
+        """What is known about a process that ended."""
+        if text != "the submission's process ended":
+            return text
+        return f"its process ended ({sandbox_process.how_it_ended(self.interpreter)})"
+
+    def _read(self) -> list[list[Any]]:
+        data = os.read(self.events, 65536)
+        self.heard += len(data)
+        if not data or self.heard > MAX_EVENTS:
+            raise Infrastructure("the checker died")
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+def main(arguments: str) -> None:
+    """Serve jobs until standard input ends. `arguments`: JSON with level, limits, packages, and parent, the driver's id."""
+    given = json.loads(arguments)
+    keeper = None
+    try:
+        sandbox_process.end_politely()
+        keeper = Keeper(given["level"], given["limits"], given["packages"])
+        keeper.prepare()
+        _say("ready")
+        for line in iter(_line, ""):
+            _say("= " + json.dumps(keeper.check(json.loads(line))))
+    except (sandbox_levels.LevelError, OSError) as error:
+        with suppress(OSError):
+            _say(f"! {' '.join(str(error).split())}")
+    except Dead:
+        pass
+    finally:
+        if keeper is not None:
+            keeper.close()
+
+
+def _line() -> str:
+    """The next line of standard input, read without a buffer, so that `select` sees what is left."""
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        part = os.read(0, 1 << 16)
+        if not part:
+            return ""
+        data += part
+    return data.decode()
+
+
+def _say(line: str) -> None:
+    sandbox_wire.send(1, line.encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
