@@ -30,6 +30,9 @@ COLUMNS = ("test_list", "tests", "test_cases", "test", "inputs", "input_output",
 ID_COLUMNS = ("task_id", "question_id", "id", "problem_id", "name")
 
 
+_NO_DEFINITIONS = (ast.Expr, ast.Import, ast.ImportFrom)
+
+
 @dataclass(frozen=True)
 class Unfit:
     """No program can be graded on a row. `reason` says why; it holds no text of the row, so that rows can be counted by it."""
@@ -81,6 +84,7 @@ def _asserts(row: Mapping[str, Any], column: str) -> Job:
     else:
         setup, reference = row.get("setup") or "", row.get("reference")
     names, modules = _called([setup, *tests], reference, row.get("entry_point"))
+    _check_boundary(setup, tests, names, reference)
     setup = "\n".join([*(f"import {module}" for module in modules), setup])
     return Job("", "function", "", tests, names, _plain(setup), _plain(reference) if reference else None)
 
@@ -110,6 +114,34 @@ def _called(sources: Sequence[str], reference: str | None, given: str | None) ->
     return tuple(names), modules
 
 
+def _check_boundary(setup: str, tests: Sequence[str], names: Sequence[str], reference: str | None) -> None:
+    """Raise _Unfit where tests hand the program, or want from it, what is no plain data, as far as their text shows it.
+
+    Tests and program run in two processes; between them go numbers, strings, containers and exceptions.
+    """
+    at_once = [node for node in _tree(setup).body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    if any(isinstance(node, ast.Name) and node.id in names for one in at_once for node in ast.walk(one)):
+        raise _Unfit("the code that its tests need uses the program")
+    classes = {node.name for node in (_tree(reference).body if reference else ()) if isinstance(node, ast.ClassDef)}
+    if classes & set(names):
+        raise _Unfit("its tests make objects of a class of the program")
+    for tree in map(_tree, tests):
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names):
+                continue
+            if any(map(_is_callable, [*node.args, *(keyword.value for keyword in node.keywords)])):
+                raise _Unfit("its tests hand a function or a type to the program")
+
+
+def _is_callable(node: ast.expr) -> bool:
+    """Whether an argument is, or holds, a function or a type, by its text: a lambda, or one of Python's own by name."""
+    if isinstance(node, ast.Lambda):
+        return True
+    if isinstance(node, ast.Name):
+        return callable(getattr(builtins, node.id, None))
+    return isinstance(node, (ast.List, ast.Tuple, ast.Set)) and any(map(_is_callable, node.elts))
+
+
 def _bound(tree: ast.AST) -> set[str]:
     """Names that a piece of source gives a meaning itself."""
     found: set[str] = set()
@@ -128,12 +160,12 @@ def _bound(tree: ast.AST) -> set[str]:
 
 
 def _defined(source: str) -> set[str]:
-    """Names that a reference solution defines at its top level; none if it does not parse."""
+    """Names that a reference solution defines at its top level, imports aside; none if it does not parse."""
     try:
         body = _tree(source).body
     except _Unfit:
         return set()
-    return set().union(*map(_bound, [ast.Module([node], []) for node in body if not isinstance(node, ast.Expr)]))
+    return set().union(*map(_bound, [ast.Module([node], []) for node in body if not isinstance(node, _NO_DEFINITIONS)]))
 
 
 # ------------------------------------------------------------------------------------------------------------ test modules

@@ -100,6 +100,16 @@ def does_something(code: str) -> bool:
     )
 
 
+def prompt_context(prompt: str, entry_point: str) -> str:
+    """What a prompt that ends in the head of a function says before it: imports and helpers, as HumanEval has them; or ""."""
+    for head in _heads(_plain_lines(prompt), entry_point):
+        place = re.search(_NAME.format(re.escape(entry_point)), head, re.MULTILINE)
+        before = head[: place.start()] if place else ""
+        if before.strip() and syntax_error(before) is None:
+            return f"{before.rstrip()}\n\n\n"
+    return ""
+
+
 @dataclass(frozen=True)
 class Block:
     """A fenced block: its language in lower case, its text without the fences, and whether it was closed."""
@@ -180,19 +190,21 @@ def _bare(text: str, entry_point: str | None) -> Program | None:
 
 def _continued(prompt: str, text: str, entry_point: str) -> Program | None:
     """The head of a function in the prompt with the completion as its body; None where they do not fit together."""
-    prompt = _plain_lines(prompt)
-    heads = [block.code for block in blocks(prompt) if defines(block.code, entry_point)]
-    start = _STARTS.search(prompt)
-    if start is not None:
-        heads.append(prompt[start.start() :])
     body = _body(next((block.code for block in blocks(text)), text))
     if not body.strip():
         return None
-    for head in (head.rstrip("\n") for head in heads if defines(head, entry_point)):
+    for head in _heads(_plain_lines(prompt), entry_point):
         code = f"{head}\n{body}"
         if syntax_error(code) is None:
             return Program(code)
     return None
+
+
+def _heads(prompt: str, entry_point: str) -> list[str]:
+    """The code in a prompt that defines `entry_point`, or begins to: its fenced blocks, else all from its first line of code."""
+    start = _STARTS.search(prompt)
+    found = [block.code for block in blocks(prompt)] + ([prompt[start.start() :]] if start else [])
+    return [code.rstrip("\n") for code in found if defines(code, entry_point)]
 
 
 def _body(text: str) -> str:

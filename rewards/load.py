@@ -19,7 +19,7 @@ from typing import Any
 # What every reward function receives besides the data columns.
 FIXED_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
-_BUILTIN_MODULES = ("countdown", "format", "gsm8k", "math", "sudoku")
+_BUILTIN_MODULES = ("code", "countdown", "format", "gsm8k", "math", "sudoku")
 _ENTRY_KEYS = ("fn", "weight", "kwargs", "name")
 
 

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rewards.sandbox import Job, Report, StdioTest
+
 # Whether a layout may, or has to, end in a newline after the closing fence.
 FINAL_NEWLINE = {"diffucoder": "\n", "espo": ""}
 SECONDS = 5.0  # for each test; one that takes longer ends the whole program's grading with 0
@@ -45,6 +47,23 @@ def first_block(text: str) -> str:
     _, opened, rest = text.partition("```python\n")
     program, closed, _ = rest.partition("```")
     return program if opened and closed else ""
+
+
+def processes(program: str, job: Job) -> list[Job]:
+    """One job per test for the sandbox: program and test in one process, whose output nobody reads."""
+    return [
+        Job(job.id, "stdio", f"{_SILENCE}{program}\n{job.setup}\n{test}", (StdioTest("", ""),)) for test in job.tests
+    ]
+
+
+def verdict(reports: Sequence[Report]) -> float:
+    """The share of processes that ended with status 0, whatever ended them; 0.0 for all if one of them took too long."""
+    if any(detail.startswith("timed out") for report in reports for detail in report.details):
+        return 0.0
+    return sum(all(report.passed) for report in reports) / len(reports)
+
+
+_SILENCE = "import os as _os\n_os.dup2(_os.open(_os.devnull, _os.O_WRONLY), 1)\ndel _os\n"
 
 
 def dllm_refuses(program: str) -> bool:

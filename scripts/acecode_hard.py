@@ -35,7 +35,7 @@ def hard(rates: Iterable[list[float]]) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Writes the hard part of AceCode-87K to a jsonl.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", default="TIGER-Lab/AceCode-87K", help="Hub name, or a jsonl or parquet file")
     args = parser.parse_args()

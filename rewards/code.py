@@ -1,0 +1,311 @@
+"""Programs, graded by running them in the sandbox (`rewards/sandbox.py`) against the tests of their row.
+
+`rewards/code_rows.py` says which columns hold tests (MBPP, AceCode, KodCode, HumanEval, TACO, P3, ...), and
+`rewards/code_text.py` which part of a completion is the program. `tests` is the outcome; `pass_rate` and `format` are shaping.
+
+What costs what:
+
+- no program, one that does not parse, fails, runs out of time or memory, or tries to get out: 0 for the tests that it costs.
+  A slow test costs itself; the others count.
+- a row that nobody's program can be graded on (`code_rows.Unfit`, or its own reference solution fails): dropped, counted
+  by its reason. `unfit` finds those that their text shows before training.
+- a sandbox that fails: the row is dropped and counted.
+- no sandbox on this machine: an error when the run is set up. Programs are never run unprotected unless the recipe says
+  `level: weak`.
+
+Equal programs for equal tests are run once, also by several of these functions.
+"""
+
+# ruff: noqa: PT028  `tests` is no test
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rewards import originals_code as originals
+from rewards.calls import InfrastructureError
+from rewards.code_rows import COLUMNS, Unfit, entry_point, job_of
+from rewards.code_run import Settings, reports, sandbox
+from rewards.code_text import Program, does_something, find_program, prompt_context
+from rewards.extract import text_of
+from rewards.load import RewardError
+from rewards.sandbox import Job, Report
+
+Score = float | InfrastructureError | None
+LogMetric = Callable[[str, float], None] | None
+LogExtra = Callable[[str, Sequence[Any]], None] | None
+
+CANNOT = "cannot be graded: "  # begins the reason of a row that is dropped because of the row
+
+
+def tests(
+    completions: Sequence[Any],
+    prompts: Sequence[Any] | None = None,
+    level: str = "auto",
+    seconds: float = 5.0,
+    total_seconds: float = 60.0,
+    memory: int = 1024,
+    packages: Sequence[str] = (),
+    workers: int | None = None,
+    max_tests: int | None = None,
+    log_metric: LogMetric = None,
+    log_extra: LogExtra = None,
+    **columns: Any,
+) -> list[Score]:
+    """1.0 where the program passes all tests of its row, else 0.0; None where the row holds no tests.
+
+    level          isolation: auto (the best this machine gives), namespace, landlock; weak only by this name
+    seconds        for each test
+    total_seconds  for all tests of a program; those left over count as failed
+    memory         MiB
+    packages       installed packages that programs may import, such as numpy; the standard library is always there
+    workers        programs run at a time; default: one for each processor
+    max_tests      only the first tests of a row
+    Logged: `code_seconds` (a program, mean), shares of programs `code_no_program`, `code_syntax_error`, `code_timeout`;
+    `code_tests_passed` (share of tests); the column `code_failure`: what the first failing test says.
+    """
+    settings = Settings(level, seconds, total_seconds, memory, tuple(packages), workers, max_tests)
+    found = _graded(completions, prompts, columns, settings)
+    _log(tests, completions, found, log_metric, log_extra)
+    return [_score(one, lambda report: float(report.solved)) for one in found]
+
+
+def pass_rate(
+    completions: Sequence[Any],
+    prompts: Sequence[Any] | None = None,
+    level: str = "auto",
+    seconds: float = 5.0,
+    total_seconds: float = 60.0,
+    memory: int = 1024,
+    packages: Sequence[str] = (),
+    workers: int | None = None,
+    max_tests: int | None = None,
+    compat: str | None = None,
+    log_metric: LogMetric = None,
+    log_extra: LogExtra = None,
+    **columns: Any,
+) -> list[Score]:
+    """The share of its row's tests that the program passes. Shaping: a program that returns a constant passes some.
+
+    compat: `diffucoder` or `espo`: their verdict on the same tests, for comparison only. The program runs only if the
+    layout is exact, a test passes if the process ends with status 0, whatever ended it, and one slow test makes it 0.0.
+    Their programs run in our sandbox all the same. A sandbox that fails drops the row; theirs scores 0.
+    The rest as `tests`.
+    """
+    settings = Settings(level, seconds, total_seconds, memory, tuple(packages), workers, max_tests)
+    if compat is not None:
+        return _as_published(completions, columns, settings, _known_origin("code.pass_rate", compat))
+    found = _graded(completions, prompts, columns, settings)
+    _log(pass_rate, completions, found, log_metric, log_extra)
+    return [_score(one, lambda report: sum(report.passed) / len(report.passed)) for one in found]
+
+
+def format(completions: Sequence[Any], compat: str | None = None, **columns: Any) -> list[float]:
+    """1.0 for a closed block of Python that parses and does something, 0.5 if it does not parse, else 0.0.
+
+    The block is the one that `tests` would run; prose, other blocks and blanks around it are no matter. Nothing is run.
+    compat: `diffucoder` or `espo`: their `code_format`, which wants one block at the very end; for comparison only.
+    """
+    if compat is not None:
+        origin = _known_origin("code.format", compat)
+        return [originals.layout(originals.raw_text(completion), origin) for completion in completions]
+    scores = []
+    for completion, job in zip(completions, _jobs(len(completions), columns, None), strict=True):
+        program = find_program(text_of(completion), entry_point(job) if isinstance(job, Job) else None)
+        if program is None or not program.closed:
+            scores.append(0.0)
+        else:
+            scores.append(0.5 if program.error else float(does_something(program.code)))
+    return scores
+
+
+REWARDS = (tests, pass_rate, format)
+
+
+# --------------------------------------------------------------------------------------------- before anything is sampled
+
+
+def ready(**kwargs: Any) -> None:
+    """Whether programs can be run here as the recipe's `kwargs` ask. RewardError says what is wrong and what to do."""
+    compat = kwargs.pop("compat", None)
+    if compat is not None:
+        _known_origin("code.pass_rate", compat)
+        _log_once(
+            f"compat: {compat} gives the published reward, flaws included (docs/code.md). Compare by it; do not train by it"
+        )
+    settings = Settings(**{**kwargs, "packages": tuple(kwargs.get("packages", ()))})
+    sandbox(settings)
+    if settings.level == "weak":
+        _log_once(
+            "level: weak runs what the model writes with your rights: it can read your files and reach the network. "
+            "`unmask doctor` says which safer level this machine gives"
+        )
+
+
+def unfit(columns: Mapping[str, Sequence[Any]], **kwargs: Any) -> list[str | None]:
+    """Why no program can be graded on a row, as far as its text shows that; None for the others. Nothing is run."""
+    rows = max(map(len, columns.values()), default=0)
+    return [job.reason if isinstance(job, Unfit) else None for job in _jobs(rows, columns, kwargs.get("max_tests"))]
+
+
+for _function in (tests, pass_rate):
+    _function.one_of_columns = COLUMNS  # pyright: ignore[reportFunctionMemberAccess]
+    _function.ready = ready  # pyright: ignore[reportFunctionMemberAccess]
+    _function.unfit = unfit  # pyright: ignore[reportFunctionMemberAccess]
+
+
+# ---------------------------------------------------------------------------------------------------------------- grading
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What became of a row: `report` of the sandbox; or `failure`, for a program that was not run (it counts as wrong);
+    or `dropped`, the reason why the row does not count. All None: the row holds no tests."""
+
+    report: Report | None = None
+    failure: str | None = None
+    dropped: str | None = None
+    program: Program | None = None
+
+
+def _graded(
+    completions: Sequence[Any], prompts: Sequence[Any] | None, columns: Mapping[str, Any], settings: Settings
+) -> list[Graded]:
+    jobs = _jobs(len(completions), columns, settings.max_tests)
+    asked = [""] * len(completions) if prompts is None else [_prompt_text(prompt) for prompt in prompts]
+    found: list[Graded] = []
+    to_run: list[tuple[int, Job]] = []
+    for row, (completion, prompt, job) in enumerate(zip(completions, asked, jobs, strict=True)):
+        if job is None:
+            found.append(Graded())
+        elif isinstance(job, Unfit):
+            found.append(Graded(dropped=CANNOT + job.reason))
+        else:
+            name = entry_point(job)
+            program = find_program(text_of(completion), name, prompt)
+            failure = "no program" if program is None else program.error and f"does not parse: {program.error}"
+            found.append(Graded(failure=failure, program=program))
+            if program is not None and failure is None:
+                given = columns.get("entry_point")  # the prompt is then the head of a program, as in HumanEval
+                context = prompt_context(prompt, name) if given is not None and given[row] and name else ""
+                to_run.append((row, replace(job, code=f"{context}{program.code}")))
+    for (row, _), report in zip(to_run, reports([job for _, job in to_run], settings), strict=True):
+        why = CANNOT + report.ungradable if report.ungradable else report.infrastructure
+        found[row] = replace(found[row], report=None if why else report, dropped=why)
+    return found
+
+
+def _score(graded: Graded, of_report: Callable[[Report], float]) -> Score:
+    if graded.dropped is not None:
+        return InfrastructureError(graded.dropped)
+    if graded.report is not None:
+        return of_report(graded.report)
+    return None if graded.failure is None else 0.0
+
+
+def _jobs(rows: int, columns: Mapping[str, Any], max_tests: int | None) -> list[Job | Unfit | None]:
+    """What is to be checked for each row. Rows of one group are equal and read once."""
+    cells = {
+        name: values for name, values in columns.items() if isinstance(values, (list, tuple)) and len(values) == rows
+    }
+    read: dict[tuple[int, ...], Job | Unfit | None] = {}
+    jobs = []
+    for row in range(rows):
+        key = tuple(id(values[row]) for values in cells.values())
+        if key not in read:
+            read[key] = job_of({name: values[row] for name, values in cells.items()}, max_tests=max_tests)
+        jobs.append(read[key])
+    return jobs
+
+
+def _as_published(
+    completions: Sequence[Any], columns: Mapping[str, Any], settings: Settings, origin: str
+) -> list[Score]:
+    """DiffuCoder's and ESPO's pass rate: each test behind the program in a process of its own, judged by its exit status."""
+    scores: list[Score] = []
+    to_run: list[tuple[int, Job]] = []
+    for row, (completion, job) in enumerate(
+        zip(completions, _jobs(len(completions), columns, settings.max_tests), strict=True)
+    ):
+        text = originals.raw_text(completion)
+        scores.append(None if job is None else 0.0)
+        if isinstance(job, Unfit) or (job is not None and job.kind != "function"):
+            why = job.reason if isinstance(job, Unfit) else "its tests are no statements"
+            scores[row] = InfrastructureError(CANNOT + why)
+        elif job is not None and originals.layout(text, origin) == 1.0:
+            to_run += [(row, one) for one in originals.processes(originals.first_block(text), job)]
+    settings = replace(settings, seconds=min(settings.seconds, originals.SECONDS))
+    outcomes: dict[int, list[Report]] = {}
+    for (row, _), report in zip(to_run, reports([job for _, job in to_run], settings), strict=True):
+        outcomes.setdefault(row, []).append(report)
+    for row, ended in outcomes.items():
+        failed = next((report.infrastructure for report in ended if report.infrastructure), None)
+        scores[row] = InfrastructureError(failed) if failed else originals.verdict(ended)
+    return scores
+
+
+def _known_origin(reward: str, compat: str) -> str:
+    if compat not in originals.FINAL_NEWLINE:
+        raise RewardError(f"{reward}: compat {compat!r} is none of {', '.join(originals.FINAL_NEWLINE)}")
+    return compat
+
+
+def _prompt_text(prompt: Any) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(str(message.get("content") or "") for message in prompt)
+
+
+# ---------------------------------------------------------------------------------------------------------------- logging
+
+_said: set[str] = set()
+_logged: list[tuple[str, int]] = [("", 0)]  # the function and the batch that were logged last
+
+
+def _log_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        logging.getLogger("unmask").warning(message)
+
+
+def _log(
+    reward: Callable[..., Any],
+    completions: Sequence[Any],
+    found: Sequence[Graded],
+    log_metric: LogMetric,
+    log_extra: LogExtra,
+) -> None:
+    """Shares and seconds over the rows that count. Where two of these rewards see the same batch, the first logs it."""
+    batch = hash(repr(completions))
+    if _logged[0][1] == batch and _logged[0][0] != reward.__name__:
+        return
+    _logged[0] = (reward.__name__, batch)
+    counted = [one for one in found if one.dropped is None and (one.report or one.failure)]
+    if log_extra is not None:
+        log_extra("code_failure", [_failure(one) for one in found])
+    if log_metric is None or not counted:
+        return
+    ran = [one.report for one in counted if one.report is not None]
+    log_metric("code_no_program", sum(one.failure == "no program" for one in counted) / len(counted))
+    syntax = sum(one.failure is not None and one.program is not None for one in counted)
+    log_metric("code_syntax_error", syntax / len(counted))
+    log_metric("code_timeout", sum(any(map(_timed_out, report.details)) for report in ran) / len(counted))
+    if ran:
+        log_metric("code_seconds", sum(report.seconds for report in ran) / len(ran))
+        log_metric("code_tests_passed", sum(sum(one.passed) for one in ran) / sum(len(one.passed) for one in ran))
+
+
+def _failure(graded: Graded) -> str | None:
+    """What is said of the first test that failed, or of the whole program; None where all passed or nothing was run."""
+    report = graded.report
+    if report is None:
+        return graded.failure or graded.dropped
+    first = next((index for index, passed in enumerate(report.passed) if not passed), None)
+    return None if first is None else report.error or f"test {first + 1}: {report.details[first]}"
+
+
+def _timed_out(detail: str) -> bool:
+    return detail.startswith("timed out")
