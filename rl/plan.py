@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards
+from rewards.ready import check_ready
 from rl.config import Recipe
 from rl.data import DataError, Prompt, PromptSet
 from rl.grading import columns_of, completion_of
@@ -60,6 +61,7 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     problems: list[str] = []
     network = _collect(problems, lambda: inspect_model(recipe))
     rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
+    _collect(problems, lambda: check_ready(rewards))
     sets = load_sets(recipe, network, rewards, problems)
     pairs = load_preferences(recipe, network, problems)
     main = sets.get("warm_start.data") if command == "sft" else pairs or sets.get("data.train")
