@@ -27,9 +27,9 @@ from typing import Any
 
 from rewards import originals_code as originals
 from rewards.calls import InfrastructureError
-from rewards.code_rows import COLUMNS, Unfit, entry_point, job_of
+from rewards.code_rows import COLUMNS, READ, Unfit, entry_point, job_of
 from rewards.code_run import Settings, reports, sandbox
-from rewards.code_text import Program, does_something, find_program, prompt_context
+from rewards.code_text import Program, does_something, find_program, head_of, prompt_context
 from rewards.extract import text_of
 from rewards.load import RewardError
 from rewards.sandbox import Job, Report
@@ -67,7 +67,7 @@ def tests(
     Logged: `code_seconds` (a program, mean), shares of programs `code_no_program`, `code_syntax_error`, `code_timeout`;
     `code_tests_passed` (share of tests); the column `code_failure`: what the first failing test says.
     """
-    settings = Settings(level, seconds, total_seconds, memory, tuple(packages), workers, max_tests)
+    settings = Settings(level, seconds, total_seconds, memory, packages, workers, max_tests)
     found = _graded(completions, prompts, columns, settings)
     _log(tests, completions, found, log_metric, log_extra)
     return [_score(one, lambda report: float(report.solved)) for one in found]
@@ -95,7 +95,7 @@ def pass_rate(
     Their programs run in our sandbox all the same. A sandbox that fails drops the row; theirs scores 0.
     The rest as `tests`.
     """
-    settings = Settings(level, seconds, total_seconds, memory, tuple(packages), workers, max_tests)
+    settings = Settings(level, seconds, total_seconds, memory, packages, workers, max_tests)
     if compat is not None:
         return _as_published(completions, columns, settings, _known_origin("code.pass_rate", compat))
     found = _graded(completions, prompts, columns, settings)
@@ -136,7 +136,7 @@ def ready(**kwargs: Any) -> None:
         _log_once(
             f"compat: {compat} gives the published reward, flaws included (docs/code.md). Compare by it; do not train by it"
         )
-    settings = Settings(**{**kwargs, "packages": tuple(kwargs.get("packages", ()))})
+    settings = Settings(**kwargs)
     sandbox(settings)
     if settings.level == "weak":
         _log_once(
@@ -174,8 +174,8 @@ class Graded:
 def _graded(
     completions: Sequence[Any], prompts: Sequence[Any] | None, columns: Mapping[str, Any], settings: Settings
 ) -> list[Graded]:
-    jobs = _jobs(len(completions), columns, settings.max_tests)
     asked = [""] * len(completions) if prompts is None else [_prompt_text(prompt) for prompt in prompts]
+    jobs = _jobs(len(completions), columns, settings.max_tests, asked)
     found: list[Graded] = []
     to_run: list[tuple[int, Job]] = []
     for row, (completion, prompt, job) in enumerate(zip(completions, asked, jobs, strict=True)):
@@ -206,17 +206,23 @@ def _score(graded: Graded, of_report: Callable[[Report], float]) -> Score:
     return None if graded.failure is None else 0.0
 
 
-def _jobs(rows: int, columns: Mapping[str, Any], max_tests: int | None) -> list[Job | Unfit | None]:
-    """What is to be checked for each row. Rows of one group are equal and read once."""
-    cells = {
-        name: values for name, values in columns.items() if isinstance(values, (list, tuple)) and len(values) == rows
-    }
-    read: dict[tuple[int, ...], Job | Unfit | None] = {}
+def _jobs(
+    rows: int, columns: Mapping[str, Any], max_tests: int | None, asked: Sequence[str] | None = None
+) -> list[Job | Unfit | None]:
+    """What is to be checked for each row. Rows of one group hold the same cells, and are read once.
+
+    asked: the prompts. The head of a function in one takes the place of HumanEval's column `prompt`, which rewards never see.
+    """
+    cells = {name: columns[name] for name in READ if name in columns}
+    read: dict[tuple[int | str, ...], Job | Unfit | None] = {}
     jobs = []
     for row in range(rows):
-        key = tuple(id(values[row]) for values in cells.values())
+        one = {name: values[row] for name, values in cells.items()}
+        if asked is not None and one.get("entry_point"):
+            one["prompt"] = head_of(asked[row], one["entry_point"])
+        key = (*(id(values[row]) for values in cells.values()), one.get("prompt", ""))
         if key not in read:
-            read[key] = job_of({name: values[row] for name, values in cells.items()}, max_tests=max_tests)
+            read[key] = job_of(one, max_tests=max_tests)
         jobs.append(read[key])
     return jobs
 

@@ -2,7 +2,7 @@
 
 | columns | data |
 |---|---|
-| `test_list`, with `test_setup_code`, `test_imports`, `challenge_test_list`, `code` where there | MBPP, full and sanitized |
+| `test_list`, with `test_setup_code`, `test_imports`, `code` where there | MBPP, full and sanitized |
 | `tests` or `test_cases`: a list of assert statements | AceCode-87K; your own |
 | `test`: a module of pytest functions, with `from solution import ...`; `solution` | KodCode |
 | `test`: a module with `check(candidate)`, and `entry_point` | HumanEval, HumanEval+ on the Hub |
@@ -27,9 +27,12 @@ from rewards.code_text import parse
 from rewards.sandbox import Job, StdioTest
 
 COLUMNS = ("test_list", "tests", "test_cases", "test", "inputs", "input_output", "verification_info", "sat")
+# All columns that are read.
+READ = (
+    *COLUMNS, *("test_setup_code", "test_imports", "code", "setup", "reference", "entry_point"),
+    *("outputs", "solution", "canonical_solution", "prompt"),
+)  # fmt: skip
 ID_COLUMNS = ("task_id", "question_id", "id", "problem_id", "name")
-
-
 _NO_DEFINITIONS = (ast.Expr, ast.Import, ast.ImportFrom)
 
 
@@ -78,6 +81,8 @@ def entry_point(job: Job) -> str | None:
 def _asserts(row: Mapping[str, Any], column: str) -> Job:
     """MBPP, AceCode and rows of the user's own: a list of statements, each a test."""
     tests = _texts(row[column], column)
+    if not tests:
+        raise _Unfit("the row has no test")
     if column == "test_list":
         imports = "\n".join(_texts(row.get("test_imports") or [], "test_imports"))
         setup, reference = f"{imports}\n{row.get('test_setup_code') or ''}".strip(), row.get("code")
@@ -184,9 +189,9 @@ def _module(row: Mapping[str, Any], column: str) -> Job:
 
 def _humaneval(row: Mapping[str, Any], source: str) -> Job:
     """`check(candidate)` as one test: its statements may depend on one another."""
-    name, head, body = row["entry_point"], row.get("prompt"), row.get("canonical_solution")
-    reference = f"{head or ''}{body}" if body else None
-    return Job("", "function", "", (f"check({name})",), (name,), _plain(source), reference)
+    name, head, body = row["entry_point"], row.get("prompt") or "", row.get("canonical_solution")
+    reference = f"{head}{body}" if head and body else None
+    return Job("", "function", "", (f"check({name})",), (name,), _plain(f"{head}\n{source}"), reference)
 
 
 def _pytest(row: Mapping[str, Any], tree: ast.Module) -> Job:

@@ -27,11 +27,14 @@ class Settings:
     seconds: float = 5.0
     total_seconds: float = 60.0
     memory: int = 1024
-    packages: tuple[str, ...] = ()
+    packages: Sequence[str] = ()
     workers: int | None = None
     max_tests: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.packages, str) or not all(isinstance(name, str) for name in self.packages):
+            raise RewardError(f"code rewards: packages must be a list of names, as in [numpy], got {self.packages!r}")
+        object.__setattr__(self, "packages", tuple(self.packages))
         if self.level not in ("auto", *LEVELS):
             raise RewardError(f"code rewards: level {self.level!r} is none of auto, {', '.join(LEVELS)}")
         for name in ("seconds", "total_seconds", "memory", "workers", "max_tests"):

@@ -100,6 +100,12 @@ def does_something(code: str) -> bool:
     )
 
 
+def head_of(prompt: str, entry_point: str) -> str:
+    """The code in a prompt that ends in the head of `entry_point`, as HumanEval's prompts do; or ""."""
+    heads = _heads(_plain_lines(prompt), entry_point)
+    return f"{heads[0]}\n" if heads else ""
+
+
 def prompt_context(prompt: str, entry_point: str) -> str:
     """What a prompt that ends in the head of a function says before it: imports and helpers, as HumanEval has them; or ""."""
     for head in _heads(_plain_lines(prompt), entry_point):
