@@ -49,6 +49,7 @@ class Job:
     reference  a solution of the data set's. It settles whether the item can be graded at all, and whether its tests look
                at arguments that a function changed. Without one, every item is taken to be gradable that is so by its text
     tolerance  "stdio" only: numbers may differ by this much, absolutely or relatively; 0: texts must be equal
+    stop       leave out the tests after the first that fails
     """
 
     id: str
@@ -59,6 +60,7 @@ class Job:
     setup: str = ""
     reference: str | None = None
     tolerance: float = 0.0
+    stop: bool = False
 
 
 @dataclass(frozen=True)

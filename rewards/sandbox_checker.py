@@ -151,6 +151,8 @@ def run(job: dict[str, Any], first: int, channel: Channel, say: Callable[[list[A
             say(["broken", index, str(channel.failure)])
             return
         say(["end", index, passed, detail])
+        if job["stop"] and not passed:
+            return
 
 
 def _test(job: dict[str, Any], test: str, space: dict[str, Any], channel: Channel) -> tuple[bool, str]:

@@ -92,7 +92,7 @@ class Keeper:
                 results[index:] = [(False, "not run: the job's time was used up")] * (len(results) - index)
                 return
             index = self._round(job, index, results, report)
-            if report["error"] or report["ungradable"]:
+            if report["error"] or report["ungradable"] or (job["stop"] and _failed_before(results, index)):
                 return
 
     def _round(self, job: dict[str, Any], first: int, results: list[tuple[bool, str]], report: dict[str, Any]) -> int:
@@ -123,6 +123,12 @@ class Keeper:
             if outcome.starved:
                 raise Infrastructure(outcome.problem)
             results[index] = sandbox_stdio.verdict(outcome, wanted, job["tolerance"])
+            if job["stop"] and not results[index][0]:
+                return
+
+
+def _failed_before(results: list[tuple[bool, str]], index: int) -> bool:
+    return any(not passed for passed, _ in results[:index])
 
 
 class _Listener:

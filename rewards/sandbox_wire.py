@@ -14,8 +14,8 @@ import os
 import struct
 
 MAX_DEPTH = 200  # of nested containers
-MAX_NODES = 2_000_000  # values in one message
-MAX_FRAME = 8 << 20  # bytes of one message
+MAX_NODES = 4_000_000  # values in one message
+MAX_FRAME = 32 << 20  # bytes of one message
 MAX_TEXT = 10_000  # characters of an exception's text
 _BIG = 1 << 63  # ints from here on travel in hexadecimal: that has no limit of digits and takes linear time
 
