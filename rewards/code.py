@@ -32,7 +32,7 @@ from rewards.code_run import Settings, reports, sandbox
 from rewards.code_text import Program, does_something, find_program, head_of, prompt_context
 from rewards.extract import text_of
 from rewards.load import RewardError
-from rewards.sandbox import Job, Report
+from rewards.sandbox import Job, Report, unpassable
 
 Score = float | InfrastructureError | None
 LogMetric = Callable[[str, float], None] | None
@@ -148,7 +148,8 @@ def ready(**kwargs: Any) -> None:
 def unfit(columns: Mapping[str, Sequence[Any]], **kwargs: Any) -> list[str | None]:
     """Why no program can be graded on a row, as far as its text shows that; None for the others. Nothing is run."""
     rows = max(map(len, columns.values()), default=0)
-    return [job.reason if isinstance(job, Unfit) else None for job in _jobs(rows, columns, kwargs.get("max_tests"))]
+    jobs = _jobs(rows, columns, kwargs.get("max_tests"))
+    return [job.reason if isinstance(job, Unfit) else unpassable(job) if job is not None else None for job in jobs]
 
 
 for _function in (tests, pass_rate):
@@ -218,7 +219,7 @@ def _jobs(
     jobs = []
     for row in range(rows):
         one = {name: values[row] for name, values in cells.items()}
-        if asked is not None and one.get("entry_point"):
+        if asked is not None and one.get("entry_point") and not one.get("prompt"):
             one["prompt"] = head_of(asked[row], one["entry_point"])
         key = (*(id(values[row]) for values in cells.values()), one.get("prompt", ""))
         if key not in read:

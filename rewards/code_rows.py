@@ -8,7 +8,8 @@
 | `test`: a module with `check(candidate)`, and `entry_point` | HumanEval, HumanEval+ on the Hub |
 | `inputs`, `outputs`: lists of texts; or both in the JSON text `input_output` | TACO, APPS |
 | `verification_info`: `language`, `test_cases` with `type`, `input`, `output` | PrimeIntellect's and open-r1's problems |
-| `sat`, a function's source | P3 |
+| `base_input`, `plus_input`, `entry_point`, `canonical_solution`, `atol` | HumanEval+ and MBPP+ as EvalPlus publishes them |
+| `sat`, a function's source; `sol_header`, `sol_bodies` where there | P3 |
 
 Nothing is run here. A row whose tests cannot be read gets a reason, never a weaker test.
 """
@@ -20,17 +21,20 @@ import builtins
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from rewards.code_tasks import humaneval_job, humaneval_plus_job, mbpp_plus_job, p3_job
 from rewards.code_text import parse
 from rewards.sandbox import Job, StdioTest
 
-COLUMNS = ("test_list", "tests", "test_cases", "test", "inputs", "input_output", "verification_info", "sat")
+COLUMNS = (
+    *("test_list", "tests", "test_cases", "base_input", "test", "inputs", "input_output", "verification_info", "sat"),
+)  # fmt: skip
 # All columns that are read.
 READ = (
     *COLUMNS, *("test_setup_code", "test_imports", "code", "setup", "reference", "entry_point"),
-    *("outputs", "solution", "canonical_solution", "prompt"),
+    *("outputs", "solution", "canonical_solution", "prompt", "plus_input", "atol", "sol_header", "sol_bodies"),
 )  # fmt: skip
 ID_COLUMNS = ("task_id", "question_id", "id", "problem_id", "name")
 _NO_DEFINITIONS = (ast.Expr, ast.Import, ast.ImportFrom)
@@ -62,7 +66,7 @@ def job_of(row: Mapping[str, Any], *, max_tests: int | None = None) -> Job | Unf
     if not job.tests:
         return Unfit("the row has no test")
     tests = job.tests if max_tests is None else job.tests[:max_tests]
-    return Job(row_id(row), job.kind, "", tests, job.names, job.setup, job.reference, job.tolerance)
+    return replace(job, id=row_id(row), code="", tests=tests)
 
 
 def row_id(row: Mapping[str, Any]) -> str:
@@ -189,9 +193,21 @@ def _module(row: Mapping[str, Any], column: str) -> Job:
 
 def _humaneval(row: Mapping[str, Any], source: str) -> Job:
     """`check(candidate)` as one test: its statements may depend on one another."""
-    name, head, body = row["entry_point"], row.get("prompt") or "", row.get("canonical_solution")
-    reference = f"{head}{body}" if head and body else None
-    return Job("", "function", "", (f"check({name})",), (name,), _plain(f"{head}\n{source}"), reference)
+    head, body = row.get("prompt") or "", row.get("canonical_solution") or ""
+    job = humaneval_job({"task_id": "", **row, "prompt": head, "canonical_solution": body, "test": _plain(source)}, "")
+    return job if head and body else replace(job, reference=None)
+
+
+def _evalplus(row: Mapping[str, Any], column: str) -> Job:
+    """EvalPlus's inputs, with what its canonical solution gives for them. They stand in `row` as its files hold them."""
+    missing = [name for name in ("plus_input", "entry_point", "canonical_solution", "atol") if row.get(name) is None]
+    if missing or not isinstance(row.get("task_id"), str):
+        raise _Unfit(f"it lacks EvalPlus's column {(*missing, 'task_id')[0]}")
+    if row["task_id"].startswith("Mbpp/"):
+        return mbpp_plus_job(row, "")
+    if not row.get("prompt"):
+        raise _Unfit("it lacks the column prompt, which its solution goes on from")
+    return humaneval_plus_job(row, "")
 
 
 def _pytest(row: Mapping[str, Any], tree: ast.Module) -> Job:
@@ -261,7 +277,7 @@ def _puzzle(row: Mapping[str, Any], column: str) -> Job:
     """P3: `sol` has to return something for which `sat` is True."""
     if not isinstance(row[column], str):
         raise _Unfit(f"its column {column} is no text")
-    return Job("", "puzzle", "", (_plain(row[column]),), ("sol",))
+    return p3_job({"sol_header": "", "sol_bodies": [], **row, "name": "", column: _plain(row[column])}, "")
 
 
 # ------------------------------------------------------------------------------------------------------------------- common
@@ -270,6 +286,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any], str], Job]] = {
     "test_list": _asserts,
     "tests": _asserts,
     "test_cases": _asserts,
+    "base_input": _evalplus,
     "test": _module,
     "inputs": _lists,
     "input_output": _lists,
