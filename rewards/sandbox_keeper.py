@@ -149,7 +149,7 @@ class _Listener:
 
     def listen(self, index: int) -> int:
         """Until the checker is done or something has to be killed; the index of the first test that is not settled."""
-        clock = Clock(self.interpreter, self.checker, self.limits["start_seconds"], self.limits["memory_bytes"])
+        clock = Clock(self.interpreter, self.checker, self.limits["start_seconds"], self.limits)
         loading = True
         while True:
             ready, _, _ = select.select([self.events, 0], [], [], TICK)
@@ -160,9 +160,7 @@ class _Listener:
                     kind = event[0]
                     if kind == "start":
                         index, loading = event[1], False
-                        clock = Clock(
-                            self.interpreter, self.checker, self.limits["seconds"], self.limits["memory_bytes"]
-                        )
+                        clock = Clock(self.interpreter, self.checker, self.limits["seconds"], self.limits)
                     elif kind == "end":
                         self.results[index] = (event[2], event[3])
                         index += 1
