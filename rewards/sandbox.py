@@ -11,6 +11,8 @@ reply is one. Nothing that a submission does raises here: what it does is in the
 
 from __future__ import annotations
 
+import ast
+import builtins
 import hashlib
 import json
 import os
@@ -264,8 +266,45 @@ def _command(level: str, limits: Limits, packages: Sequence[str]) -> list[str]:
 
 
 def unpassable(job: Job) -> str | None:
-    """Why no submission can be graded on this item, as far as the text of its tests shows it; else None."""
+    """Why no submission can be graded on this item, as far as its text shows it; None where it does not.
+
+    Tests must hold together by themselves: what they use has to come from Python, from the setup, from the test or from
+    `names`. And they may hand no function, class or generator to the submission.
+    """
+    if job.kind != "function":
+        return None
+    try:
+        setup, trees = ast.parse(job.setup), [ast.parse(str(test)) for test in job.tests]
+    except (SyntaxError, ValueError) as error:
+        return f"its tests are no Python: {error}"
+    imports = [node for tree in (setup, *trees) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    if any(alias.name == "*" for node in imports for alias in node.names):
+        return None
+    known = {*dir(builtins), "__name__", *job.names, *bound_names(setup)}
+    for tree in trees:
+        own = known | set(bound_names(tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and node.id not in own:
+                return f"its tests use {node.id!r}, which neither they nor the functions asked for define"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in job.names:
+                if any(isinstance(argument, ast.Lambda | ast.GeneratorExp) for argument in node.args):
+                    return f"a test passes a function or a generator to {node.func.id}, which is no plain data"
     return None
+
+
+def bound_names(tree: ast.AST) -> list[str]:
+    """Names that are bound anywhere in a piece of code."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
+            names.append(node.name or "")
+        elif isinstance(node, ast.alias):
+            names.append((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.append(node.id)
+        elif isinstance(node, ast.arg):
+            names.append(node.arg)
+    return names
 
 
 def _key(job: Job) -> str:
