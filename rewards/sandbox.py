@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rewards.pool import Pool, PoolError
+from rewards.pool import Pool, PoolError, per_process
 
 LEVELS = ("namespace", "landlock", "weak")
 STRONG = ("namespace", "landlock")  # what `best_level` and "auto" choose from, best first
@@ -132,7 +132,8 @@ class _Item:
 
 
 class Sandbox:
-    """Checks submissions, `workers` at a time. Usable from any thread; a forked child has to make its own.
+    """Checks submissions, `workers` at a time. Usable from any thread, and in forked children, which start processes
+    of their own.
 
     level     "namespace", "landlock", "weak", or "auto": the best this machine gives, never "weak"
     packages  names of installed packages that submissions may import, such as "numpy"
@@ -150,9 +151,9 @@ class Sandbox:
         self.limits = limits
         self.packages = tuple(packages)
         self.workers = workers or len(os.sched_getaffinity(0))
-        self._pool = Pool(_command(self.level, limits, self.packages), self.workers, grace=5.0)
+        self._pool = per_process(lambda: Pool(_command(self.level, limits, self.packages), self.workers, grace=5.0))
         self._items: dict[str, _Item] = {}
-        self._lock = threading.Lock()
+        self._lock = per_process(threading.Lock)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -162,7 +163,7 @@ class Sandbox:
 
     def close(self) -> None:
         """End all processes. The sandbox can be used again."""
-        self._pool.close()
+        self._pool().close()
 
     def check(self, jobs: Sequence[Job]) -> list[Report]:
         """One report per job, in their order."""
@@ -179,7 +180,7 @@ class Sandbox:
     def _settle(self, jobs: Sequence[Job]) -> list[_Item]:
         """What can be said of each job's item before its submission runs; the reference runs once per item."""
         keys = [_key(job) for job in jobs]
-        with self._lock:
+        with self._lock():
             missing = {key: job for key, job in zip(keys, jobs) if key not in self._items}
             found = self._examine(missing)
             self._items.update({key: item for key, item in found.items() if item.infrastructure is None})
@@ -201,7 +202,7 @@ class Sandbox:
         requests = [json.dumps({**asdict(job), "mutation": mutation}) for job, mutation in zip(jobs, mutations)]
         try:
             # The keeper holds the limits; this one is for a keeper that is stuck.
-            replies = self._pool.run(requests, 2 * self.limits.job_seconds + 20 * self.limits.seconds + 60)
+            replies = self._pool().run(requests, 2 * self.limits.job_seconds + 20 * self.limits.seconds + 60)
         except PoolError as error:
             return [_failed(job, str(error)) for job in jobs]
         reports = []

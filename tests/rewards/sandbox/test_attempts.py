@@ -41,7 +41,7 @@ def job_for(path: Path, facts: dict[str, object]) -> Job:
 
 def below(sandbox: Sandbox) -> int:
     """How many processes the sandbox's keepers have started and not ended. What escapes from its parents is among them."""
-    return sum(len(tree(worker.process.pid)) - 1 for worker in sandbox._pool._workers)
+    return sum(len(tree(worker.process.pid)) - 1 for worker in sandbox._pool()._workers)
 
 
 def left_behind() -> dict[str, Any]:

@@ -8,7 +8,10 @@ from rewards.sandbox import Job, Sandbox, StdioTest
 
 HONEST = {
     "recursion": ("def f(n):\n    return n if n < 2 else f(n - 1) + f(n - 2)", "f(15) == 610"),
-    "deep recursion": ("import sys\nsys.setrecursionlimit(5000)\ndef f(n):\n    return 0 if n == 0 else 1 + f(n - 1)", "f(3000) == 3000"),
+    "deep recursion": (
+        "import sys\nsys.setrecursionlimit(5000)\ndef f(n):\n    return 0 if n == 0 else 1 + f(n - 1)",
+        "f(3000) == 3000",
+    ),
     "global state": ("calls = []\ndef f(n):\n    calls.append(n)\n    return len(calls)", "[f(0), f(0)] == [1, 2]"),
     "prints": ("print('hello')\ndef f(n):\n    print(n, flush=True)\n    return n", "f(3) == 3"),
     "slow, but within the limit": ("import time\ndef f(n):\n    time.sleep(0.3)\n    return n", "f(1) == 1"),
@@ -79,7 +82,9 @@ def test_expected_exceptions_pass_by_name(sandbox: Sandbox) -> None:
 
 def test_numpy_where_the_caller_names_it(sandbox: Sandbox) -> None:
     code = "import numpy as np\ndef f(n):\n    return np.float64(n), np.int64(n), np.arange(n).sum(), np.bool_(n), np.ones(n).tolist()"
-    job = Job("numpy", "function", code, ("assert f(3) == (3.0, 3, 3, True, [1.0] * 3)\nassert type(f(3)[1]) is int",), ("f",))
+    job = Job(
+        "numpy", "function", code, ("assert f(3) == (3.0, 3, 3, True, [1.0] * 3)\nassert type(f(3)[1]) is int",), ("f",)
+    )
     (without,) = sandbox.check([job])
     assert without.error is not None
     assert "No module named 'numpy'" in without.error
@@ -101,7 +106,9 @@ def test_whole_programs(sandbox: Sandbox) -> None:
 
 def test_much_input_and_output_of_a_program(sandbox: Sandbox) -> None:
     text = "".join(f"line {index}\n" for index in range(40_000))
-    code = "import sys\nfor line in sys.stdin:\n    sys.stdout.write(line)\nif __name__ == '__main__':\n    print('end')"
+    code = (
+        "import sys\nfor line in sys.stdin:\n    sys.stdout.write(line)\nif __name__ == '__main__':\n    print('end')"
+    )
     (report,) = sandbox.check([Job("cat", "stdio", code, (StdioTest(text, text + "end"),))])
     assert report.solved, report
 

@@ -26,7 +26,11 @@ def check(sandbox: Sandbox, code: str, *tests: str, **more: object) -> Report:
 
 
 def test_one_slow_test_does_not_void_the_rest(sandbox: Sandbox) -> None:
-    report = check(sandbox, "import time\ndef f(n):\n    time.sleep(n)\n    return n", *(f"assert f({n}) == {n}" for n in (0, 9, 0)))
+    report = check(
+        sandbox,
+        "import time\ndef f(n):\n    time.sleep(n)\n    return n",
+        *(f"assert f({n}) == {n}" for n in (0, 9, 0)),
+    )
     assert report.passed == (True, False, True)
     assert report.details == ("passed", "timed out after 1 s", "passed")
     assert 1.0 <= report.seconds < 20
@@ -41,7 +45,9 @@ def test_a_process_that_ends_costs_its_own_test_only(sandbox: Sandbox) -> None:
 
 
 def test_memory_and_files_are_limited(sandbox: Sandbox) -> None:
-    code = "def f(n):\n    if n: return len(bytearray(n))\n    with open('x', 'wb') as file: file.write(b'x' * (8 << 20))"
+    code = (
+        "def f(n):\n    if n: return len(bytearray(n))\n    with open('x', 'wb') as file: file.write(b'x' * (8 << 20))"
+    )
     report = check(sandbox, code, "f(400 << 20)", "f(0)", "assert f(1) == 1")
     assert report.passed == (False, False, True)
     assert "MemoryError" in report.details[0]
@@ -68,7 +74,9 @@ def test_what_does_not_load_fails_as_a_whole(weak: Sandbox, code: str, error: st
 
 def test_details_say_what_happened(weak: Sandbox) -> None:
     code = "def f(n):\n    return [1, 2][n]"
-    report = check(weak, code, "assert f(0) == 2", "assert f(5) == 1", "assert g(0)", "assert len(f(0)) == 1", names=("f", "g"))
+    report = check(
+        weak, code, "assert f(0) == 2", "assert f(5) == 1", "assert g(0)", "assert len(f(0)) == 1", names=("f", "g")
+    )
     assert report.details[0] == "wrong"
     assert report.details[1] == "raised IndexError: list index out of range"
     assert report.details[2] == "raised NameError: name 'g' is not defined"
@@ -81,12 +89,21 @@ def test_a_test_that_swallows_everything_has_not_passed_a_dead_submission(weak: 
 
 
 def test_tests_do_not_see_each_others_names_but_share_the_setup(weak: Sandbox) -> None:
-    report = check(weak, "def f(n):\n    return n", "x = f(1)", "assert 'x' not in globals()", "assert shared == [f(1)]", setup="shared = [1]")
+    report = check(
+        weak,
+        "def f(n):\n    return n",
+        "x = f(1)",
+        "assert 'x' not in globals()",
+        "assert shared == [f(1)]",
+        setup="shared = [1]",
+    )
     assert report.passed == (True, True, True)
 
 
 def test_stop_leaves_out_the_rest(weak: Sandbox) -> None:
-    report = check(weak, "def f(n):\n    return 0", "assert f(0) == 0", "assert f(1) == 1", "assert f(0) == 0", stop=True)
+    report = check(
+        weak, "def f(n):\n    return 0", "assert f(0) == 0", "assert f(1) == 1", "assert f(0) == 0", stop=True
+    )
     assert report.details == ("passed", "wrong", "not run")
     (report,) = weak.check([Job("s", "stdio", "print(0)", (StdioTest("", "1"), StdioTest("", "0")), stop=True)])
     assert report.details == ("wrong", "not run")
@@ -171,7 +188,9 @@ def test_arguments_travel_back_only_where_the_item_needs_it(weak: Sandbox) -> No
 def test_the_reference_runs_once_per_item(weak: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
     run = weak._run
-    monkeypatch.setattr(weak, "_run", lambda jobs, mutations: (ran.extend(job.code for job in jobs), run(jobs, mutations))[1])
+    monkeypatch.setattr(
+        weak, "_run", lambda jobs, mutations: (ran.extend(job.code for job in jobs), run(jobs, mutations))[1]
+    )
     for _ in range(2):
         weak.check([Job(str(n), "function", f"def f(): return {n}", ("assert f() == 77",), ("f",), reference="def f(): return 77")
                     for n in range(3)])  # fmt: skip
@@ -186,9 +205,13 @@ def clock() -> Clock:
     return Clock(Interpreter(0, 0, 0, 0, 0, 0, 0, ""), 0, 1.0, {"memory_bytes": 100, "tmp_bytes": 0})
 
 
-def judged(wall: float, cpu: float = 0.0, waited: float = 0.0, memory: int = 0, checker: float = 0.0) -> tuple[str | None, bool]:
+def judged(
+    wall: float, cpu: float = 0.0, waited: float = 0.0, memory: int = 0, checker: float = 0.0
+) -> tuple[str | None, bool]:
     watch = clock()
-    return watch.judge(wall, [Usage(cpu, waited, memory), Usage(checker, 0.0, 0)], [Usage(0.0, 0.0, 0)] * 2), watch.starved
+    return watch.judge(
+        wall, [Usage(cpu, waited, memory), Usage(checker, 0.0, 0)], [Usage(0.0, 0.0, 0)] * 2
+    ), watch.starved
 
 
 def test_sleeping_counts_and_waiting_in_line_does_not() -> None:

@@ -24,14 +24,18 @@ SCALARS = st.one_of(
     st.binary(),
     st.builds(range, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 3)),
 )
-KEYS = st.recursive(SCALARS, lambda inner: st.one_of(st.tuples(inner, inner), st.frozensets(inner, max_size=2)), max_leaves=4)
+KEYS = st.recursive(
+    SCALARS, lambda inner: st.one_of(st.tuples(inner, inner), st.frozensets(inner, max_size=2)), max_leaves=4
+)
 PLAIN = st.recursive(
     st.one_of(SCALARS, st.sets(KEYS, max_size=3)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.tuples(inner), st.dictionaries(KEYS, inner, max_size=3)),
     max_leaves=12,
 )
 FORMS: st.SearchStrategy[Any] = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4), st.sampled_from("ibcrdltszeqi")),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4), st.sampled_from("ibcrdltszeqi")
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=2), inner, max_size=2)),
     max_leaves=15,
 )
@@ -78,7 +82,10 @@ def test_special_numbers() -> None:
     assert value[6] is True
 
 
-@pytest.mark.parametrize("value", [lambda: 0, object(), int, iter([]), (n for n in ()), {1}.__iter__, Ellipsis, memoryview(b""), [{"a": len}]])
+@pytest.mark.parametrize(
+    "value",
+    [lambda: 0, object(), int, iter([]), (n for n in ()), {1}.__iter__, Ellipsis, memoryview(b""), [{"a": len}]],
+)
 def test_other_types_are_refused_by_name(value: object) -> None:
     with pytest.raises(wire.NotPlain):
         wire.encode(value)

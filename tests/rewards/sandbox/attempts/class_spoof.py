@@ -1,5 +1,6 @@
 """Return an object that claims to be a string, and equals everything."""
 
+
 class Spoof:
     @property
     def __class__(self):

@@ -1,5 +1,6 @@
 """Return an object that says it equals everything."""
 
+
 class Equal:
     def __eq__(self, other):
         return True

@@ -1,5 +1,6 @@
 """Raise exceptions by the names that tests expect or let pass, and names of the checker's own."""
 
+
 class AssertionError(Exception):
     pass
 

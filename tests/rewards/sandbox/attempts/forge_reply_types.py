@@ -4,8 +4,21 @@ import json
 import os
 import struct
 
-FORMS = [["value"], ["value", {"a": 1}, None], ["raise", 3, 4], ["raise", ["l"], []], ["odd", {}], [[]], {}, 7, "x", ["value", ["q"], None],
-         ["value", ["d", ["l"], 1], None], ["raise", ["l", "SystemExit"], "0"], ["raise", ["l", "BaseException"], ""]]
+FORMS = [
+    ["value"],
+    ["value", {"a": 1}, None],
+    ["raise", 3, 4],
+    ["raise", ["l"], []],
+    ["odd", {}],
+    [[]],
+    {},
+    7,
+    "x",
+    ["value", ["q"], None],
+    ["value", ["d", ["l"], 1], None],
+    ["raise", ["l", "SystemExit"], "0"],
+    ["raise", ["l", "BaseException"], ""],
+]
 
 
 def f(n):

@@ -16,7 +16,7 @@ class Trap(Exception):
     __repr__ = __str__
 
 
-Trap.__name__ = "AssertionError\n[\"end\", 0, true, \"passed\"]"
+Trap.__name__ = 'AssertionError\n["end", 0, true, "passed"]'
 
 
 def f(n):

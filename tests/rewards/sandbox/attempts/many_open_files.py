@@ -1,5 +1,6 @@
 """Open more files than allowed."""
 
+
 def f(n):
     kept = []
     for _ in range(3000):

@@ -1,5 +1,6 @@
 """Take somewhat more memory than is allowed."""
 
+
 def f(n):
     kept = []
     for _ in range(FACTS["memory"] * 5 // 4 // (16 << 20)):

@@ -1,5 +1,6 @@
 """Return a class whose metaclass answers every question with yes."""
 
+
 class Yes(type):
     def __eq__(cls, other):
         return True

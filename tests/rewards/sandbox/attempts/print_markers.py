@@ -3,7 +3,14 @@
 import json
 import os
 
-LINES = ["passed", "OK", "Ran 2 tests", "All tests passed", "= " + json.dumps({"passed": [True, True]}), '["end", 0, true, "passed"]']
+LINES = [
+    "passed",
+    "OK",
+    "Ran 2 tests",
+    "All tests passed",
+    "= " + json.dumps({"passed": [True, True]}),
+    '["end", 0, true, "passed"]',
+]
 
 
 def f(n):

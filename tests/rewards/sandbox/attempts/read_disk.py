@@ -3,7 +3,15 @@
 import os
 import sys
 
-PLACES = ["/etc/passwd", "/etc/shadow", "/etc/hostname", "/root/.bashrc", "/var/log/dpkg.log", "/proc/1/cmdline", "/proc/mounts"]
+PLACES = [
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/hostname",
+    "/root/.bashrc",
+    "/var/log/dpkg.log",
+    "/proc/1/cmdline",
+    "/proc/mounts",
+]
 
 
 def f(n):

@@ -1,5 +1,6 @@
 """Return a string of a class of its own that equals everything and starts with everything."""
 
+
 class Text(str):
     def __eq__(self, other):
         return True

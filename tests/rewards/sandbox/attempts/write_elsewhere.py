@@ -5,7 +5,17 @@ import sys
 
 
 def f(n):
-    for folder in ("/", "/usr/lib", "/etc", "/var/tmp", "/dev/shm", "/run", os.path.dirname(FACTS["canary"]), sys.prefix, os.path.dirname(os.__file__)):
+    for folder in (
+        "/",
+        "/usr/lib",
+        "/etc",
+        "/var/tmp",
+        "/dev/shm",
+        "/run",
+        os.path.dirname(FACTS["canary"]),
+        sys.prefix,
+        os.path.dirname(os.__file__),
+    ):
         try:
             with open(os.path.join(folder, "unmask-planted"), "w") as file:
                 file.write("x")
