@@ -11,7 +11,7 @@ import builtins
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rewards.sandbox import Job
+from rewards.sandbox import Job, bound_names
 
 Row = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ def _imports(reference: str, tests: Iterable[str]) -> list[str]:
     """The reference's imports of names that the tests use: they are written for one namespace that holds both."""
     used = {name for test in tests for name in _used(test)}
     nodes = [node for node in _parsed(reference).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    return [ast.unparse(node) for node in nodes if used.intersection(_defined(node))]
+    return [ast.unparse(node) for node in nodes if used.intersection(bound_names(node))]
 
 
 def p3_job(row: Row, code: str) -> Job:
@@ -96,11 +96,11 @@ def mbpp_plus_job(row: Row, code: str, *, base_only: bool = False) -> Job:
 
 def called_names(tests: Iterable[str], setup: str = "") -> tuple[str, ...]:
     """Names that tests call and that nobody but the submission can define: no builtin, nothing of the setup or of the test."""
-    known = {*dir(builtins), *_defined(_parsed(setup))}
+    known = {*dir(builtins), *bound_names(_parsed(setup))}
     found: dict[str, None] = {}
     for test in tests:
         tree = _parsed(test)
-        own = known.union(_defined(tree))
+        own = known.union(bound_names(tree))
         called = (
             node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         )
@@ -113,19 +113,6 @@ def _parsed(text: str) -> ast.Module:
         return ast.parse(text)
     except (SyntaxError, ValueError):
         return ast.Module([], [])
-
-
-def _defined(tree: ast.AST) -> list[str]:
-    """Names that are bound anywhere in it."""
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.append(node.name)
-        elif isinstance(node, ast.alias):
-            names.append((node.asname or node.name).partition(".")[0])
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.append(node.id)
-    return names
 
 
 # -- EvalPlus --------------------------------------------------------------------------------------------------------

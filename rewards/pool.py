@@ -23,6 +23,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+Made = TypeVar("Made")
 
 START_SECONDS = 120.0
 LOST_WORKERS = 100  # that ended while they had nothing to do, over the life of a pool
@@ -229,16 +232,15 @@ class Pool:
                 worker.process.stdin.close()
 
 
-def per_process(make: Callable[[], Pool]) -> Callable[[], Pool]:
+def per_process(make: Callable[[], Made]) -> Callable[[], Made]:
     """`make`, called once in each process: a forked child must not speak to its parent's workers."""
-    made: dict[int, Pool] = {}
+    made: dict[int, Made] = {}
     lock = threading.Lock()
 
-    def current() -> Pool:
+    def current() -> Made:
         with lock:
-            pool = made.get(os.getpid())
-            if pool is None:
-                pool = made[os.getpid()] = make()
-            return pool
+            if os.getpid() not in made:
+                made[os.getpid()] = make()
+            return made[os.getpid()]
 
     return current

@@ -11,6 +11,8 @@ reply is one. Nothing that a submission does raises here: what it does is in the
 
 from __future__ import annotations
 
+import ast
+import builtins
 import hashlib
 import json
 import os
@@ -22,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rewards.pool import Pool, PoolError
+from rewards.pool import Pool, PoolError, per_process
 
 LEVELS = ("namespace", "landlock", "weak")
 STRONG = ("namespace", "landlock")  # what `best_level` and "auto" choose from, best first
@@ -130,7 +132,8 @@ class _Item:
 
 
 class Sandbox:
-    """Checks submissions, `workers` at a time. Usable from any thread; a forked child has to make its own.
+    """Checks submissions, `workers` at a time. Usable from any thread, and in forked children, which start processes
+    of their own.
 
     level     "namespace", "landlock", "weak", or "auto": the best this machine gives, never "weak"
     packages  names of installed packages that submissions may import, such as "numpy"
@@ -148,9 +151,9 @@ class Sandbox:
         self.limits = limits
         self.packages = tuple(packages)
         self.workers = workers or len(os.sched_getaffinity(0))
-        self._pool = Pool(_command(self.level, limits, self.packages), self.workers, grace=5.0)
+        self._pool = per_process(lambda: Pool(_command(self.level, limits, self.packages), self.workers, grace=5.0))
         self._items: dict[str, _Item] = {}
-        self._lock = threading.Lock()
+        self._lock = per_process(threading.Lock)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -160,7 +163,7 @@ class Sandbox:
 
     def close(self) -> None:
         """End all processes. The sandbox can be used again."""
-        self._pool.close()
+        self._pool().close()
 
     def check(self, jobs: Sequence[Job]) -> list[Report]:
         """One report per job, in their order."""
@@ -177,7 +180,7 @@ class Sandbox:
     def _settle(self, jobs: Sequence[Job]) -> list[_Item]:
         """What can be said of each job's item before its submission runs; the reference runs once per item."""
         keys = [_key(job) for job in jobs]
-        with self._lock:
+        with self._lock():
             missing = {key: job for key, job in zip(keys, jobs) if key not in self._items}
             found = self._examine(missing)
             self._items.update({key: item for key, item in found.items() if item.infrastructure is None})
@@ -199,7 +202,7 @@ class Sandbox:
         requests = [json.dumps({**asdict(job), "mutation": mutation}) for job, mutation in zip(jobs, mutations)]
         try:
             # The keeper holds the limits; this one is for a keeper that is stuck.
-            replies = self._pool.run(requests, 2 * self.limits.job_seconds + 20 * self.limits.seconds + 60)
+            replies = self._pool().run(requests, 2 * self.limits.job_seconds + 20 * self.limits.seconds + 60)
         except PoolError as error:
             return [_failed(job, str(error)) for job in jobs]
         reports = []
@@ -264,8 +267,45 @@ def _command(level: str, limits: Limits, packages: Sequence[str]) -> list[str]:
 
 
 def unpassable(job: Job) -> str | None:
-    """Why no submission can be graded on this item, as far as the text of its tests shows it; else None."""
+    """Why no submission can be graded on this item, as far as its text shows it; None where it does not.
+
+    Tests must hold together by themselves: what they use has to come from Python, from the setup, from the test or from
+    `names`. And they may hand no function, class or generator to the submission.
+    """
+    if job.kind != "function":
+        return None
+    try:
+        setup, trees = ast.parse(job.setup), [ast.parse(str(test)) for test in job.tests]
+    except (SyntaxError, ValueError) as error:
+        return f"its tests are no Python: {error}"
+    imports = [node for tree in (setup, *trees) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    if any(alias.name == "*" for node in imports for alias in node.names):
+        return None
+    known = {*dir(builtins), "__name__", *job.names, *bound_names(setup)}
+    for tree in trees:
+        own = known | set(bound_names(tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and node.id not in own:
+                return f"its tests use {node.id!r}, which neither they nor the functions asked for define"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in job.names:
+                if any(isinstance(argument, ast.Lambda | ast.GeneratorExp) for argument in node.args):
+                    return f"a test passes a function or a generator to {node.func.id}, which is no plain data"
     return None
+
+
+def bound_names(tree: ast.AST) -> list[str]:
+    """Names that are bound anywhere in a piece of code."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
+            names.append(node.name or "")
+        elif isinstance(node, ast.alias):
+            names.append((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.append(node.id)
+        elif isinstance(node, ast.arg):
+            names.append(node.arg)
+    return names
 
 
 def _key(job: Job) -> str:

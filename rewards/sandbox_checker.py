@@ -8,7 +8,7 @@ a test is to return a value. The keeper forks a checker for a job and hears of i
     ["loaded", text or null]         the submission's top level ran, or what it raised
     ["start", i]                     the clock of test i runs
     ["end", i, passed, detail]
-    ["unable", i, text]              test i hands over what is no plain data, or (if `odd`) gets it: see `Job.reference`
+    ["unable", i, text]              test i hands over what is no plain data
     ["broken", i, text]              the submission's process is gone or speaks nonsense: a new pair is needed
     ["done"]
 """
@@ -68,30 +68,35 @@ class Channel:
             raise wire.SubmissionError(f"the arguments of {name} are too large to pass") from None
         reply = self.ask(message)
         try:
-            return self._taken(name, args, reply)
+            value, error = _taken(name, reply)
+            if self.mutation and reply[0] == "value" and reply[2] is not None:
+                put_in_place(list(args), wire.decode(reply[2]))
         except (wire.BadMessage, IndexError, RecursionError) as error:
             raise self._fail(Broken(f"wrong: the submission's reply is no plain data ({error})")) from None
-
-    def _taken(self, name: str, args: tuple[Any, ...], reply: list[Any]) -> Any:
-        if reply[0] == "value":
-            if self.mutation and reply[2] is not None:
-                put_in_place(list(args), wire.decode(reply[2]))
-            return wire.decode(reply[1])
-        if reply[0] == "raise":
-            names = wire.decode(reply[1])
-            error = wire.exception(names, wire.decode(reply[2]))
-            error.__dict__["of_submission"] = names[0] if names else "an exception"
+        if error is not None:
             raise error
-        if reply[0] in ("odd", "large") and type(reply[1]) is str:
-            what = f"a {reply[1]}, which is no plain data" if reply[0] == "odd" else f"too much ({reply[1]})"
-            error = wire.SubmissionError(f"{name} returned {what}")
-            error.__dict__["odd"] = True
-            raise error
-        raise wire.BadMessage("unknown kind")
+        return value
 
     def _fail(self, failure: BaseException) -> BaseException:
         self.failure = failure
         return failure
+
+
+def _taken(name: str, reply: list[Any]) -> tuple[Any, Exception | None]:
+    """The value of a reply, or the exception that it stands for. Raises BadMessage."""
+    if reply[0] == "value":
+        return wire.decode(reply[1]), None
+    if reply[0] == "raise":
+        names = wire.decode(reply[1])
+        error = wire.exception(names, wire.decode(reply[2]))
+        error.__dict__["of_submission"] = str(names[0]) if names else "an exception"
+        return None, error
+    if reply[0] in ("odd", "large") and type(reply[1]) is str:
+        what = f"a {reply[1]}, which is no plain data" if reply[0] == "odd" else f"too much ({reply[1]})"
+        error = wire.SubmissionError(f"{name} returned {what}")
+        error.__dict__["odd"] = True
+        return None, error
+    raise wire.BadMessage("unknown kind")
 
 
 def put_in_place(old: Any, new: Any) -> None:

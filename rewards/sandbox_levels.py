@@ -32,7 +32,7 @@ REPLIES, INFO = (
 UIDS = 4  # of a slot: the interpreter at work, a spare one, the checker, and one more so that no two share one
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
@@ -121,22 +121,22 @@ def settle(level: str, packages: Sequence[str], tmp_bytes: int, workplace: str) 
             raise LevelError("bubblewrap is not installed: `apt-get install bubblewrap`")
         files = _for_all({path: path for path in [*python_files(), *places.values()]})
         argv = bubblewrap(files, {name: files[path] for name, path in places.items()}, tmp_bytes)
-        return Plan(level, (*argv, *command), {"PATH": _ENVIRONMENT["PATH"]}, packages="/packages" if places else "")
+        return Plan(level, (*argv, *command), {"PATH": ENVIRONMENT["PATH"]}, packages="/packages" if places else "")
     if level == "landlock" and confine.landlock_version() == 0:
         raise LevelError(
             "this kernel offers no Landlock (Linux 5.13 or later, with landlock among its security modules)"
         )
     folder = _links(places, workplace)
     if level == "weak":
-        return Plan(level, command, _ENVIRONMENT, packages=folder)
+        return Plan(level, command, ENVIRONMENT, packages=folder)
     lists = (base_python()[1],)
     hidden = [path for path in places.values() if os.getuid() == 0 and not reachable(path)]
     if hidden:
         raise LevelError(f"{hidden[0]} lies where other users cannot read; `chmod o+x` the folders above it")
     reads = (*_LIBRARIES, *_without_packages(python_files()), *places.values(), *([folder] if folder else []))
     if os.getuid() != 0 or all(map(reachable, python_files())):
-        return Plan(level, command, _ENVIRONMENT, reads, lists, folder)
-    return _through_handle(Plan(level, command, _ENVIRONMENT, reads, lists, folder))
+        return Plan(level, command, ENVIRONMENT, reads, lists, folder)
+    return _through_handle(Plan(level, command, ENVIRONMENT, reads, lists, folder))
 
 
 def _through_handle(plan: Plan) -> Plan:
@@ -206,7 +206,7 @@ def bubblewrap(files: dict[str, str], packages: dict[str, str], tmp_bytes: int) 
         "1000",
     ]
     command += ["--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
     for path in _LIBRARIES:
         if os.path.islink(path):

@@ -19,6 +19,7 @@ from typing import Any
 from rewards import sandbox_checker, sandbox_confine, sandbox_levels, sandbox_wire
 from rewards.sandbox_levels import LevelError
 
+READY_SECONDS = 60.0  # for an interpreter to start: a busy machine is no reason to give up
 CHECKER_MEMORY = 4 << 30  # bytes of address space
 _ENDS = {signal.SIGKILL: "killed", signal.SIGXCPU: "out of processor time", signal.SIGSEGV: "segmentation fault"}
 
@@ -75,7 +76,7 @@ class Starter:
         self.count += 1
         turn = self.count % (sandbox_levels.UIDS - 1)
         user = sandbox_levels.FIRST_USER + sandbox_levels.UIDS * self.slot + turn if self._changes_user() else None
-        folder = "/" if self.level == "namespace" else self._folder(user)
+        folder = "" if self.level == "namespace" else self._folder(user)
         inner, outer = _pipes()
         os.write(outer[3], b"%08d" % len(self.program) + self.program)
         processes = int(self.limits["processes"]) + (3 if self.level == "namespace" else 0)  # bubblewrap's own
@@ -88,7 +89,7 @@ class Starter:
                 os.setsid()
                 _restore_signals()
                 _place(inner)
-                sandbox_levels.become(self.plan, user, folder, parent, processes, self.limits)
+                sandbox_levels.become(self.plan, user, folder or "/", parent, processes, self.limits)
             except BaseException as error:  # noqa: BLE001  a fork of the keeper must not go on as a second keeper
                 os.write(2, f"{type(error).__name__}: {error}".encode()[:500])
             finally:
@@ -113,7 +114,7 @@ class Starter:
         if interpreter.ready:
             return
         problem = "it said nothing"
-        readable, _, _ = select.select([interpreter.replies], [], [], self.limits["start_seconds"])
+        readable, _, _ = select.select([interpreter.replies], [], [], READY_SECONDS)
         if readable:
             try:
                 if sandbox_wire.receive(interpreter.replies) == ["ready"]:

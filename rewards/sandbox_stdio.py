@@ -32,7 +32,7 @@ def run(interpreter: Interpreter, code: str, given: str, limits: dict[str, float
     for fd in (*feeds, interpreter.stdout):
         os.set_blocking(fd, False)
     ended = os.pidfd_open(interpreter.pid)
-    clock = Clock(interpreter, 0, limits["seconds"], limits["memory_bytes"])
+    clock = Clock(interpreter, 0, limits["seconds"], limits)
     output = bytearray()
     try:
         while True:

@@ -18,6 +18,7 @@ from rewards.sandbox_process import Interpreter
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 STARVED = 20.0  # times the limit in wall time, and still not used up: the machine is overloaded
+CHECKING = 4.0  # times the limit: what the tests' own code may compute
 LOOK = 0.1  # seconds between looks at a tree
 
 
@@ -75,12 +76,26 @@ def usage(root: int) -> Usage:
     return Usage(cpu, waited, memory)
 
 
-class Clock:
-    """The time of one test. `problem` says what is wrong, once something is; `starved`, that it is the machine."""
+def disk(folder: str) -> int:
+    """Bytes that the files of a submission's folder take. A folder in a namespace of its own has a size to begin with."""
+    taken = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                taken += os.lstat(os.path.join(place, name)).st_blocks * 512
+    return taken
 
-    def __init__(self, interpreter: Interpreter, checker: int, seconds: float, memory: float) -> None:
+
+class Clock:
+    """The time of one test. `problem` says what is wrong, once something is; `starved`, that it is the machine.
+
+    The submission's time is wall time less what either process waited for the processor, less what the checker computed
+    by itself (expected values, comparisons); for that it has CHECKING times as long.
+    """
+
+    def __init__(self, interpreter: Interpreter, checker: int, seconds: float, limits: dict[str, float]) -> None:
         self.roots = [interpreter.root] + ([checker] if checker else [])
-        self.seconds, self.memory = seconds, memory
+        self.seconds, self.limits, self.folder = seconds, limits, interpreter.folder
         self.started = self.looked = time.monotonic()
         self.before: list[Usage] | None = None
         self.starved = False
@@ -93,13 +108,20 @@ class Clock:
         usages = [usage(root) for root in self.roots]
         if self.before is None:
             self.before = usages
-        if usages[0].memory > self.memory:
+        if self.folder and disk(self.folder) > self.limits["tmp_bytes"]:
+            return "wrote too much to disk"
+        return self.judge(now - self.started, usages, self.before)
+
+    def judge(self, wall: float, now: list[Usage], before: list[Usage]) -> str | None:
+        """The verdict after `wall` seconds, from the usage of the submission and (if there is one) the checker."""
+        if now[0].memory > self.limits["memory_bytes"]:
             return "out of memory"
-        cpu = usages[0].cpu - self.before[0].cpu
-        waited = sum(after.waited - before.waited for after, before in zip(usages, self.before))
-        wall = now - self.started
-        if wall - max(0.0, min(waited, wall)) >= self.seconds or cpu >= self.seconds:
+        cpu = [after.cpu - earlier.cpu for after, earlier in zip(now, before)]
+        waited = sum(max(0.0, after.waited - earlier.waited) for after, earlier in zip(now, before))
+        if wall - waited - sum(cpu[1:]) >= self.seconds or cpu[0] >= self.seconds:
             return f"timed out after {self.seconds:g} s"
+        if sum(cpu[1:]) >= CHECKING * self.seconds:
+            return f"checking its answer took more than {CHECKING * self.seconds:g} s"
         if wall > STARVED * self.seconds:
             self.starved = True
             return f"a test got too little of the processor in {wall:.0f} s"
