@@ -33,11 +33,8 @@ def solution_of(row: Mapping[str, Any]) -> str | None:
     name = next((name for name in SOLUTIONS if row.get(name)), None)
     if name is None:
         return None
-    head = (
-        row.get("prompt") or ""
-        if name == "canonical_solution" and not str(row[name]).lstrip().startswith("def")
-        else ""
-    )
+    goes_on = row[name].lstrip("\n")[:1].isspace()  # a body, without the head of its function
+    head = (row.get("prompt") or "") if goes_on else ""
     return f"{head}{row[name]}"
 
 
@@ -86,8 +83,11 @@ def main() -> int:
         )
         print(f"{file.name}: {counts['passed']} of {len(found)} pass, {len(cannot)} cannot be graded, {len(wrong)} fail; "
               f"level {level}, {seconds:.0f} s")  # fmt: skip
+        reasons: dict[str, list[str]] = {}
         for name, said in (*cannot.items(), *wrong.items()):
-            print(f"  {name}: {said}")
+            reasons.setdefault(said, []).append(name)
+        for said, names in reasons.items():
+            print(f"  {said}: {', '.join(names)}")
         if args.out is not None:
             line = {"file": file.name, "date": date.today().isoformat(), "level": level, "rows": len(found),
                     "passed": counts["passed"], "cannot": cannot, "wrong": wrong, "seconds": round(seconds, 1)}  # fmt: skip

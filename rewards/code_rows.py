@@ -34,7 +34,7 @@ COLUMNS = (
 # All columns that are read.
 READ = (
     *COLUMNS, *("test_setup_code", "test_imports", "code", "setup", "reference", "entry_point"),
-    *("outputs", "solution", "canonical_solution", "prompt", "plus_input", "atol", "sol_header", "sol_bodies"),
+    *("task_id", "outputs", "solution", "canonical_solution", "prompt", "plus_input", "atol", "sol_header", "sol_bodies"),
 )  # fmt: skip
 ID_COLUMNS = ("task_id", "question_id", "id", "problem_id", "name")
 _NO_DEFINITIONS = (ast.Expr, ast.Import, ast.ImportFrom)
@@ -143,8 +143,8 @@ def _check_boundary(setup: str, tests: Sequence[str], names: Sequence[str], refe
 
 
 def _is_callable(node: ast.expr) -> bool:
-    """Whether an argument is, or holds, a function or a type, by its text: a lambda, or one of Python's own by name."""
-    if isinstance(node, ast.Lambda):
+    """Whether an argument is, or holds, a function, a generator or a type, by its text: one of Python's own by its name."""
+    if isinstance(node, (ast.Lambda, ast.GeneratorExp)):
         return True
     if isinstance(node, ast.Name):
         return callable(getattr(builtins, node.id, None))
