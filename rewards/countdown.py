@@ -25,6 +25,7 @@ from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
+from rewards.compat import Scores, published
 from rewards.extract import ascii_digits, boxed_answer, tagged_answer, text_of
 
 # Bounds on what is read. A puzzle of six numbers with brackets everywhere and generous LaTeX stays well below both.
@@ -35,12 +36,25 @@ MAX_DEPTH = 40
 # -------------------------------------------------------------------------------------------------------------- rewards
 
 
-def correct(completions: Sequence[Any], numbers: Sequence[Any], target: Sequence[Any], **_: Any) -> list[float | None]:
+def correct(
+    completions: Sequence[Any],
+    numbers: Sequence[Any],
+    target: Sequence[Any],
+    compat: str | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> Scores:
     """1.0 where the answer is one expression that uses each given number exactly once and equals the target, else 0.0.
 
     None where the row has no numbers or no target. Dividing by zero is wrong, not an error. Raises ValueError for
     malformed `numbers` or `target`.
+
+    compat  `d1`, `spg` or `espo` (all the same): the original's 0, 0.1 or 1.0; a row on which its `eval` never ends is dropped
     """
+    if compat is not None:
+        given = [None if cell is None else parse_numbers(cell) for cell in numbers]
+        goals = [None if cell is None else parse_target(cell) for cell in target]
+        return published("countdown.correct", compat, completions, given, goals, log_metric=log_metric)
     return [
         _score(completion, given, goal, lambda read, goal: read.value == goal)
         for completion, given, goal in zip(completions, numbers, target, strict=True)

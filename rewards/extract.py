@@ -7,6 +7,7 @@ on any input string. Numbers are exact: `fractions.Fraction`, never floats.
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ _LONGEST_END_MARKER = max(map(len, END_MARKERS))
 MAX_NUMBER_CHARS = 80
 
 _OPEN_TAG, _CLOSE_TAG = "<answer>", "</answer>"
+# ASCII capitals only: str.lower may change the length of other text, and with it every position.
+_SMALL = {ord(capital): capital.lower() for capital in string.ascii_uppercase}
 _DASHES = str.maketrans({"\u2212": "-", "\uff0d": "-", "\ufe63": "-", "\u2010": "-", "\u2011": "-"})
 
 _NUMBER = re.compile(
@@ -88,14 +91,14 @@ def ascii_digits(text: str) -> str:
 
 
 def tagged_answer(text: str) -> str | None:
-    """What stands in the last <answer> tag that holds anything, or None.
+    """What stands in the last <answer> tag that holds anything, or None. Tags may be written in capitals.
 
     An opening tag that is never closed (a completion cut short) reaches to the end of the text. A closing tag alone is
     no answer tag.
     """
-    end = len(text)
-    while (start := text.rfind(_OPEN_TAG, 0, end)) >= 0:
-        close = text.find(_CLOSE_TAG, start, end)
+    end, tags = len(text), text.lower() if text.isascii() else text.translate(_SMALL)
+    while (start := tags.rfind(_OPEN_TAG, 0, end)) >= 0:
+        close = tags.find(_CLOSE_TAG, start, end)
         content = text[start + len(_OPEN_TAG) : close if close >= 0 else end].strip()
         if content:
             return content

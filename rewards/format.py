@@ -10,19 +10,29 @@ lack it. Keep these out of `outcome`: a policy can earn all of them without solv
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from rewards.compat import Scores, published, raw_text
 from rewards.extract import boxed_answer, tagged_answer, text_of
 
 _TAG_LINES = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
 _TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 _STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>", re.DOTALL)
+_FENCE = re.compile(r"```(?:python|py|python3)[ \t]*\n", re.IGNORECASE)
 _REASONED = re.compile(r"</reasoning>\s*<answer>")
 
 
-def tags(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]:
+def tags(
+    completions: Sequence[Any],
+    prefill: str = "",
+    compat: str | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> Scores:
     r"""A quarter for each of the four tags that stands exactly once with its line breaks, less for text after the end.
 
     The tags are `<reasoning>\n`, `\n</reasoning>\n`, `\n<answer>\n` and `\n</answer>`. Every character after the last
@@ -30,9 +40,12 @@ def tags(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]
     Never below 0.
 
     The published xmlcount has no floor and counts the tail twice (2,000 characters after the answer give -3.5, more
-    than all other rewards together), and an ideal answer without a last newline pays for its whole length.
+    than all other rewards together), and an ideal answer without a last newline pays for its whole length. That is
+    `compat: d1` (`spg`: the answer itself pays), in its own size: up to 0.5.
     """
-    scores = []
+    if compat is not None:
+        return _original("format.tags", compat, completions, prefill, log_metric)
+    scores: Scores = []
     for text in _full_texts(completions, prefill):
         present = sum(text.count(tag) == 1 for tag in _TAG_LINES)
         tail = text.rpartition("</answer>")[2].strip() if "</answer>" in text else ""
@@ -40,12 +53,20 @@ def tags(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]
     return scores
 
 
-def soft(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]:
+def soft(
+    completions: Sequence[Any],
+    prefill: str = "",
+    compat: str | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> Scores:
     """1.0 for text that opens with `<reasoning>...</reasoning>` followed by `<answer>...</answer>`, line breaks or not.
 
-    The published pattern cannot match a line break, so it never fires on reasoning of more than one line. Whitespace
-    before the first tag is allowed here.
+    The published pattern cannot match a line break, so it never fires on reasoning of more than one line: `compat: d1` or
+    `spg`, 0.5. Whitespace before the first tag is allowed here.
     """
+    if compat is not None:
+        return _original("format.soft", compat, completions, prefill, log_metric)
     return [float(_is_soft(text)) for text in _full_texts(completions, prefill)]
 
 
@@ -57,12 +78,21 @@ def _is_soft(text: str) -> bool:
     return answer is not None and text.find("</answer>", answer.end()) >= 0
 
 
-def strict(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]:
+def strict(
+    completions: Sequence[Any],
+    prefill: str = "",
+    compat: str | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> Scores:
     """1.0 for exactly the four tags, each once and on its own line, with text between them and nothing around them.
 
     Published: the same layout, but the pattern cannot match reasoning of more than one line and demands a newline after
-    `</answer>`. Here reasoning and answer may have any number of lines, and surrounding whitespace does not count.
+    `</answer>`: `compat: d1` or `spg`, 0.5. Here reasoning and answer may have any number of lines, and surrounding
+    whitespace does not count.
     """
+    if compat is not None:
+        return _original("format.strict", compat, completions, prefill, log_metric)
     return [
         float(all(text.count(tag) == 1 for tag in _TAGS) and _STRICT.fullmatch(text.strip()) is not None)
         for text in _full_texts(completions, prefill)
@@ -84,12 +114,19 @@ def _is_answered(text: str) -> bool:
     return start >= 0 and _says_something(text[start + len("<answer>") : end])
 
 
-def boxed(completions: Sequence[Any], **_: Any) -> list[float]:
+def boxed(
+    completions: Sequence[Any],
+    compat: str | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> Scores:
     r"""1.0 where the last `<answer>` tag holds a `\boxed{}` with a letter or a digit in it; without a tag, the whole text.
 
     The published check looks for a backspace followed by `oxed` (a Python string that should have been raw), so it
-    never fires.
+    never fires. `compat: d1` or `spg` gives the whole of that reward: 0.75 with an opening `<answer>`, 0.25 without.
     """
+    if compat is not None:
+        return published("format.boxed", compat, completions, log_metric=log_metric)
     return [float(_is_boxed(text_of(completion))) for completion in completions]
 
 
@@ -101,7 +138,47 @@ def _says_something(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
-REWARDS = (tags, soft, strict, answered, boxed)
+def code(
+    completions: Sequence[Any],
+    compat: str | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> Scores:
+    """1.0 where the completion has exactly one fenced block marked `python` and what stands in it is valid syntax.
+
+    What stands around the block does not matter, nor whether its last fence is there or was cut off. The published
+    code_format wants the block at the very end, and DiffuCoder's exactly one line break behind it, without which the code
+    is never run; syntax errors earn 0.5: `compat: diffucoder` or `espo`.
+    """
+    if compat is not None:
+        return published("format.code", compat, completions, log_metric=log_metric)
+    return [float(_is_python(text_of(completion))) for completion in completions]
+
+
+def _is_python(text: str) -> bool:
+    blocks = _FENCE.split(text)[1:]
+    if len(blocks) != 1:
+        return False
+    try:
+        with warnings.catch_warnings():  # about escapes in the text of others
+            warnings.simplefilter("ignore")
+            return bool(ast.parse(blocks[0].partition("```")[0]).body)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+
+
+REWARDS = (tags, soft, strict, answered, boxed, code)
+
+
+def _original(
+    name: str,
+    compat: str,
+    completions: Sequence[Any],
+    prefill: str,
+    log_metric: Callable[[str, float], None] | None,
+) -> Scores:
+    full = [prefill + raw_text(completion) for completion in completions]
+    return published(name, compat, full, log_metric=log_metric)
 
 
 def _full_texts(completions: Sequence[Any], prefill: str) -> list[str]:

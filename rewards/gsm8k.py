@@ -12,17 +12,24 @@ names of that recipe.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 from rewards import format as layout
+from rewards.compat import Scores, published
 from rewards.extract import ascii_digits, final_number, last_number, stated_number, tagged_answer, text_of
 
 _INTEGER = re.compile(r"[-+]?\\?\$?-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)\.?")
 
 
-def correct(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float | None]:
+def correct(
+    completions: Sequence[Any],
+    answer: Sequence[Any],
+    compat: str | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> Scores:
     r"""1.0 where the completion's final number equals the gold answer, else 0.0; None where the row has no gold number.
 
     Numbers are compared exactly as values: `$1,450.00` = `1450`. Where the final number is read, in this order: the
@@ -31,7 +38,11 @@ def correct(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list
 
     d1's training reward compares strings inside the tag, so `$72`, `72.0`, `72 clips` and `\boxed{72}` fail and a gold
     of `1,450` must be printed with its comma; its evaluation reads boxes and tags. Training and evaluation agree here.
+
+    compat  `d1`, `spg` or `espo`: the original's score instead, up to 2.0, 2.0 and 1.0 (rewards/compat.py)
     """
+    if compat is not None:
+        return published("gsm8k.correct", compat, completions, answer, log_metric=log_metric)
     return [
         None if (gold := gold_number(row)) is None else float(final_number(text_of(completion)) == gold)
         for completion, row in zip(completions, answer, strict=True)
@@ -47,28 +58,35 @@ def gold_number(answer: Any) -> Fraction | None:
     return number if number is not None else last_number(stated)
 
 
-def format_tags(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]:
+def format_tags(completions: Sequence[Any], prefill: str = "", compat: str | None = None, **others: Any) -> Scores:
     """`format.tags`: a quarter for each tag that stands once on its own line, less for text after the end."""
-    return layout.tags(completions, prefill)
+    return layout.tags(completions, prefill, compat, **others)
 
 
-def format_soft(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]:
+def format_soft(completions: Sequence[Any], prefill: str = "", compat: str | None = None, **others: Any) -> Scores:
     """`format.soft`: 1.0 for reasoning, then answer, in their tags."""
-    return layout.soft(completions, prefill)
+    return layout.soft(completions, prefill, compat, **others)
 
 
-def format_strict(completions: Sequence[Any], prefill: str = "", **_: Any) -> list[float]:
+def format_strict(completions: Sequence[Any], prefill: str = "", compat: str | None = None, **others: Any) -> Scores:
     """`format.strict`: 1.0 for exactly the four tags, each on its own line, and nothing around them."""
-    return layout.strict(completions, prefill)
+    return layout.strict(completions, prefill, compat, **others)
 
 
-def format_integer(completions: Sequence[Any], **_: Any) -> list[float]:
+def format_integer(
+    completions: Sequence[Any],
+    compat: str | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> Scores:
     """1.0 where the `<answer>` tag holds one integer and nothing else; a sign, thousands commas and `$` are allowed.
 
     The published int reward asks `str.isdigit`, which refuses `-5` and `1,450` (82 of GSM8K's 7,473 training answers
-    could not earn it), and accepts a bare number without any tag. Here the tag is required.
+    could not earn it), and accepts a bare number without any tag. Here the tag is required. `compat`: `d1` or `spg`, 0.5.
     """
-    scores = []
+    if compat is not None:
+        return published("gsm8k.format_integer", compat, completions, log_metric=log_metric)
+    scores: Scores = []
     for completion in completions:
         tagged = tagged_answer(text_of(completion))
         scores.append(float(tagged is not None and _INTEGER.fullmatch(ascii_digits(tagged)) is not None))

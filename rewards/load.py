@@ -144,6 +144,13 @@ def _load_entry(entry: Any, base: Path, where: str, problems: list[tuple[str, st
         problems.append((f"{where}.fn", str(error)))
         return None
     problems.extend((f"{where}.{key}", message) for key, message in _signature_problems(fn, kwargs))
+    if kwargs.get("compat") is not None:
+        from rewards.compat import originals_of, problem
+
+        wrong = problem(fn, kwargs["compat"])
+        problems.extend([(f"{where}.kwargs.compat", wrong)] if wrong else [])
+        if originals_of(fn):  # a rule in place of ours: it has a name of its own
+            default_name = f"{default_name}_{kwargs['compat']}"
     if len(problems) > before:
         return None
     return Reward(name or default_name, fn, float(weight), dict(kwargs))

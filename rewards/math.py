@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.calls import InfrastructureError
+from rewards.compat import Scores, published
 from rewards.extract import ascii_digits, boxed_answer, tagged_answer, text_of
 from rewards.load import RewardError
 from rewards.pool import Pool, PoolError, Reply, per_process
@@ -45,8 +46,9 @@ def correct(
     seconds: float = 5.0,
     log_metric: Callable[[str, float], None] | None = None,
     log_extra: Callable[[str, Sequence[Any]], None] | None = None,
+    compat: str | None = None,
     **_: Any,
-) -> list[float | InfrastructureError | None]:
+) -> Scores:
     r"""1.0 where the completion's answer equals the gold answer as mathematics, else 0.0; None where the row has no gold.
 
     The answer is what the last `<answer>` tag holds (inside it the last `\boxed{}`, or its only `$...$`); without a
@@ -67,7 +69,13 @@ def correct(
 
     d1's published reward compares normalised strings, so the pairs above differ for it, and a missing gold answer
     equals a missing answer.
+
+    compat  `d1` or `spg`: that reward, up to 2.0; `espo`: math-verify on all of both texts, up to 1.0
     """
+    if compat is not None:
+        return published(
+            "math.correct", compat, completions, _cells(len(completions), answer, solution), log_metric=log_metric
+        )
     if seconds <= 0:
         raise ValueError(f"seconds must be more than 0, got {seconds}")
     golds = _golds(len(completions), answer, solution)
@@ -157,13 +165,17 @@ def _clean(text: str) -> str:
 
 
 def _golds(rows: int, answer: Sequence[Any] | None, solution: Sequence[Any] | None) -> list[str | None]:
+    return [gold_answer(cell) for cell in _cells(rows, answer, solution)]
+
+
+def _cells(rows: int, answer: Sequence[Any] | None, solution: Sequence[Any] | None) -> list[Any]:
     if answer is None and solution is None:
         raise RewardError(
             "reward math.correct: the data has neither a column 'answer' nor 'solution'; map the one that holds the "
             "final answer with data.train.columns: {answer: <name in the file>}"
         )
     cells = [list(column) if column is not None else [None] * rows for column in (answer, solution)]
-    return [gold_answer(first if first is not None else second) for first, second in zip(*cells, strict=True)]
+    return [first if first is not None else second for first, second in zip(*cells, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------------------------- comparing
@@ -276,17 +288,19 @@ class _Question:
 
 def _compare(questions: Sequence[_Question], seconds: float) -> list[float | InfrastructureError | None]:
     """For each question: 1.0, 0.0, None for an answer that broke its worker, or why the row is to be dropped."""
-    if not questions:
+    return [_verdict(reply) for reply in _replies([{**asdict(question), "seconds": seconds} for question in questions])]
+
+
+def _replies(requests: Sequence[dict[str, Any]]) -> list[Reply]:
+    if not requests:
         return []
-    requests = [json.dumps({**asdict(question), "seconds": seconds}) for question in questions]
     pool = _pool()
     try:
-        replies = pool.run(requests, seconds * _PATIENCE)
+        return pool.run([json.dumps(request) for request in requests], requests[0]["seconds"] * _PATIENCE)
     except PoolError as error:
         if pool.worked:  # a machine in trouble, which may pass
             raise InfrastructureError("the workers do not start any more") from error
         raise RewardError(f"reward math.correct: its worker processes do not start: {error}") from error
-    return [_verdict(reply) for reply in replies]
 
 
 def _verdict(reply: Reply) -> float | InfrastructureError | None:
@@ -299,3 +313,27 @@ def _verdict(reply: Reply) -> float | InfrastructureError | None:
     if "answer" not in reply.lines:
         return InfrastructureError(_BAD_GOLD)
     return None
+
+
+def espo_scores(texts: Sequence[str], golds: Sequence[Any], seconds: float = 5.0) -> Scores:
+    r"""ESPO's math reward (ML-GSAI/ESPO @ b5f2dac): math-verify's own search in both texts, and the answer as the reference.
+
+    Whatever takes more than `seconds`, or breaks math-verify, is wrong, as in the original. ESPO's golds are worked
+    solutions; one without a box is put in a box, or it would not be found. None where the row has no gold.
+    """
+    requests = {
+        row: {
+            "rule": "espo",
+            "gold": gold if "\\boxed" in gold else rf"\boxed{{{gold}}}",
+            "answer": text,
+            "seconds": seconds,
+        }
+        for row, (text, gold) in enumerate(zip(texts, (None if g is None else str(g) for g in golds), strict=True))
+        if gold is not None
+    }
+    scores: Scores = [None] * len(texts)
+    for row, reply in zip(requests, _replies(list(requests.values())), strict=True):
+        verdict = _verdict(reply)
+        broken = verdict is None or (isinstance(verdict, InfrastructureError) and str(verdict) == _BAD_GOLD)
+        scores[row] = 0.0 if broken else verdict
+    return scores

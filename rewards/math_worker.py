@@ -1,6 +1,7 @@
 r"""A process that compares LaTeX answers for `rewards/math.py`. Run as a file by the pool; a run never imports it.
 
-One request a line on standard input, JSON `{"gold", "answer", "echoed", "seconds"}`. On standard output, one line
+One request a line on standard input, JSON `{"gold", "answer", "echoed", "seconds"}`, or for the rule of published code
+`{"rule": "espo", "gold", "answer", "seconds"}`. On standard output, one line
 per stage as it begins (`gold`, `answer`), so that the parent knows what was being read if the process dies, then the
 verdict: `= right`, `= wrong`, `= unreadable` (the answer is no formula) or `= gold` (the gold answer is none).
 
@@ -50,7 +51,8 @@ def main() -> None:
     _say(replies, "ready")
     for line in sys.stdin:
         request = json.loads(line)
-        verdict = judge(**request, say=functools.partial(_say, replies))
+        rule = RULES[request.pop("rule", "ours")]
+        verdict = rule(**request, say=functools.partial(_say, replies))
         _budget(0)
         _say(replies, f"= {verdict}")
 
@@ -80,6 +82,22 @@ def judge(gold: str, answer: str, echoed: bool, seconds: float, say: Callable[[s
     if not worked_out or not _holds(found, answer):
         return "wrong"
     return "right" if verify(expected, found, timeout_seconds=None) else "wrong"
+
+
+def judge_espo(gold: str, answer: str, seconds: float, say: Callable[[str], None]) -> str:
+    """The verdict of ESPO's math reward: whatever math-verify finds in either text, the answer in the place of the gold."""
+    from math_verify import parse, verify
+
+    say("gold")
+    _budget(seconds)
+    expected = parse(gold, parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+    say("answer")
+    _budget(seconds)
+    found = parse(answer, parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+    return "right" if verify(found, expected, timeout_seconds=None) else "wrong"
+
+
+RULES = {"ours": judge, "espo": judge_espo}
 
 
 def read(latex: str) -> Any:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from math import isqrt
 from numbers import Integral
 from typing import Any
 
+from rewards.compat import Scores, published
 from rewards.extract import ascii_digits, tagged_answer, text_of
+from rewards.load import RewardError
 
 # Row and column names carry digits that are no cells: "Row 1: 3142", "R2 =", "3rd row:", and list items "1. 3142".
 _LABEL = re.compile(
@@ -30,8 +32,13 @@ _STRETCH = re.compile(r"[0-9.][0-9.\s|+\-=,;:/&\\\[\](){}'\"`*_│┃─━┼]*
 
 
 def cells(
-    completions: Sequence[Any], puzzle: Sequence[Any], solution: Sequence[Any] | None = None, **_: Any
-) -> list[float | None]:
+    completions: Sequence[Any],
+    puzzle: Sequence[Any],
+    solution: Sequence[Any] | None = None,
+    compat: str | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> Scores:
     """Share of the puzzle's blank cells that are filled in right, in [0, 1]; None where the row has no puzzle.
 
     0 for a completion with no readable grid (`read_grid`) or one that changes a given. 1 for every grid that solves the
@@ -41,7 +48,16 @@ def cells(
 
     Raises ValueError for a malformed puzzle, a `solution` that does not solve it, or an ambiguous puzzle without
     `solution`.
+
+    compat  `d1`, `spg` or `espo` (all the same): the digits of the last closed tag, cut or filled up to 16 cells, against
+            `solution`; givens and rules are not looked at
     """
+    if compat is not None:
+        given = [None if cell is None else parse_puzzle(cell) for cell in puzzle]
+        if solution is None:
+            raise RewardError(f"reward sudoku.cells: with compat: {compat} the data needs the column 'solution'")
+        stored = [None if cell is None else parse_puzzle(cell) for cell in solution]
+        return published("sudoku.cells", compat, completions, given, stored, log_metric=log_metric)
     answers: Sequence[Any] = solution if solution is not None else [None] * len(puzzle)
     return [
         None if given is None else _share_right(text_of(completion), parse_puzzle(given), answer)

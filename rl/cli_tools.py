@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rl import cli_rewards
+
 if TYPE_CHECKING:
     from rl.config import Command, Recipe
 
@@ -388,4 +390,5 @@ COMMANDS = {
     "plan": plan,
     "rewrite": rewrite,
     "doctor": doctor,
+    "grade": cli_rewards.grade,
 }

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from rewards.compat import notes
 from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards
 from rewards.ready import check_ready
 from rl.config import Recipe
@@ -83,6 +84,8 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
             f"rewards for prompt {sets[graded].prompts[0].prompt_id} of {graded} and the completion {WRONG!r}:"
         )
         console.print(_table(tried))
+    for note in notes(rewards, recipe.outcome or (rewards[0].name if rewards else None)):
+        console.print(f"note: {note}", markup=False)
     console.print()
     console.print(_table(plan(recipe, network, main, command)))
     if recipe.model.quantization == "nf4" and importlib.util.find_spec("bitsandbytes") is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rewards.compat import notes
 from rl import checkpoint
 from rl.ahead import Ahead
 from rl.backends import TrainingError
@@ -70,6 +71,8 @@ class Session:
         recipe = setup.recipe
         steps = recipe.train.updates * recipe.method.inner_passes
         learner = new_learner(setup, workers, "optim", steps, recipe.train.micro_batch)
+        for note in notes(setup.rewards, setup.outcome):
+            live.say(f"note: {note}")
         session = Session(setup, learner, folder, live, Health.of(setup), command, files=files or {}, workers=workers)
         if recipe.rollout.async_depth:
             session.ahead = Ahead(recipe.rollout.async_depth, recipe.train.updates, session._drawing)
