@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -22,7 +21,7 @@ DEFAULT = "measure"
 class Group(TyperGroup):
     """``unmask eval TARGET`` is short for ``unmask eval measure TARGET``."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
@@ -151,6 +150,33 @@ def list_protocols() -> None:
     Console().print(table)
 
 
+def compare(
+    a: Annotated[
+        Path,
+        typer.Argument(
+            metavar="A", help="A folder that unmask eval wrote, or its samples.parquet.", show_default=False
+        ),
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The other, of the same protocol.", show_default=False)],
+    mix: Annotated[
+        bool, typer.Option("--mix", help="Compare what was measured by different protocols or on different rows, too.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Whether B differs from A, prompt by prompt: paired interval and test, and the verdict in words."""
+    import json
+
+    from rl.compare import compare as run
+    from rl.evaluation_report import show_comparison
+    from rl.run import plain
+
+    found = run(a, b, mix=mix)
+    if as_json:
+        typer.echo(json.dumps(plain(found.plain()), ensure_ascii=False))
+    else:
+        show_comparison(found)
+
+
 def application(guard: Callable[[Any], Any]) -> typer.Typer:
     """The commands of `unmask eval`. guard: wraps each, so that what a user can mend is told without a traceback."""
     app = typer.Typer(
@@ -160,5 +186,6 @@ def application(guard: Callable[[Any], Any]) -> typer.Typer:
         no_args_is_help=True,
     )
     app.command(DEFAULT)(guard(measure))
+    app.command("compare")(guard(compare))
     app.command("list")(guard(list_protocols))
     return app

@@ -158,9 +158,9 @@ class Loaded:
     @property
     def changes(self) -> list[str]:
         """``key: stated -> run`` for everything that an override, or data of another size, changed."""
-        before, now = (_flat(one.model_dump(mode="json")) for one in (self.stated, self.protocol))
+        before, now = (flat(one.model_dump(mode="json")) for one in (self.stated, self.protocol))
         return [
-            f"{key}: {_shown(before.get(key))} -> {_shown(now.get(key))}"
+            f"{key}: {shown(before.get(key))} -> {shown(now.get(key))}"
             for key in dict.fromkeys([*before, *now])
             if before.get(key) != now.get(key)
         ]
@@ -265,7 +265,7 @@ def _tuples(value: Any, key: str = "") -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Dotted keys of plain data; lists of sections by number, other lists whole."""
     if isinstance(value, Mapping) and value:
         parts = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
@@ -273,9 +273,10 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
         parts = [(f"{path}.{index}", item) for index, item in enumerate(value)]
     else:
         return {path: value}
-    return {key: item for part, inside in parts for key, item in _flat(inside, part).items()}
+    return {key: item for part, inside in parts for key, item in flat(inside, part).items()}
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A setting as a message names it, cut if long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}"

@@ -216,3 +216,14 @@ def smallest_seen(differences: np.ndarray, labels: Sequence[Hashable] | None = N
         error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(kept)
     law = NormalDist()
     return (law.inv_cdf(0.5 + LEVEL / 2) + law.inv_cdf(POWER)) * error
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm, Scand. J. Stat. 6, 1979): reject where at most alpha, and with all hypotheses true any
+    is rejected with chance at most alpha, however they depend on each other."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    adjusted, least = [0.0] * len(values), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(values) - rank) * values[i]))
+        adjusted[i] = least
+    return adjusted
