@@ -94,7 +94,7 @@ def write_samples(folder: Path, loaded: "Loaded", items: "Items", rows: Sequence
     prompts = [items.prompts[row["place"]] for row in ordered]
     parsers = list(ordered[0]["scores"]) if ordered else []
     columns: dict[str, pa.Array] = {
-        "prompt": pa.array([_asked(prompt.raw) for prompt in prompts], pa.string()),
+        "prompt": pa.array([prompt.raw for prompt in prompts], pa.string()),
         "model_input": pa.array([prompt.text for prompt in prompts], pa.string()),
     }
     kinds = {
@@ -119,11 +119,6 @@ def write_samples(folder: Path, loaded: "Loaded", items: "Items", rows: Sequence
     table = pa.table(columns).replace_schema_metadata({"unmask.protocol": loaded.protocol.hash})
     pq.write_table(table, part)
     part.replace(folder / SAMPLES)
-
-
-def _asked(raw: Any) -> str:
-    """What a prompt asks, as text: its last message, where it is a conversation."""
-    return raw if isinstance(raw, str) else str(raw[-1]["content"])
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

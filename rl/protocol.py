@@ -197,8 +197,12 @@ def load_protocol(target: str | Path, overrides: Sequence[str] = ()) -> Loaded:
         path = protocol_folder() / f"{target}.yaml"
     if not path.is_file():
         raise ProtocolErrors([_no_such_file(str(target), path)])
-    stated = _read(read_file(path), ())
-    return Loaded(path.stem, _read(read_file(path), overrides) if overrides else stated, stated, path)
+    problems: list[Problem] = []
+    stated = _read(read_file(path), (), problems)
+    run = _read(read_file(path), overrides, problems) if overrides else stated
+    if problems or stated is None or run is None:
+        raise ProtocolErrors(list(dict.fromkeys(problems)))
+    return Loaded(path.stem, run, stated, path)
 
 
 def _no_such_file(target: str, path: Path) -> Problem:
@@ -209,17 +213,15 @@ def _no_such_file(target: str, path: Path) -> Problem:
     return Problem(target, "", "there is no such protocol", near, f"protocols: {listing(protocol_names(), 40)}")
 
 
-def _read(document: Document, overrides: Sequence[str]) -> Protocol:
-    problems = list(document.problems)
-    if problems and not document.data:
-        raise ProtocolErrors(problems)
+def _read(document: Document, overrides: Sequence[str], problems: list[Problem]) -> Protocol | None:
+    """The protocol, or None; what is wrong goes to `problems`."""
+    problems += document.problems
+    if document.problems and not document.data:
+        return None
     origin = apply_overrides(document, overrides, problems)
     found = _validated(document, origin, problems)
-    if found is not None:
-        for key, message, remedy in _contradictions(found):
-            problems.append(origin.problem(key, message, None, remedy))
-    if problems or found is None:
-        raise ProtocolErrors(problems)
+    for key, message, remedy in _contradictions(found) if found is not None else ():
+        problems.append(origin.problem(key, message, None, remedy))
     return found
 
 

@@ -99,7 +99,10 @@ def load_items(loaded: Loaded, rewards: Sequence[Reward], policy: Any, data: str
         raise DataError.at(
             "data", f"{sum(found.dropped.values())} of {len(table)} rows cannot be asked: {why}", None, remedy
         )
-    prompts = tuple(replace(prompt, prompt_id=picked[prompt.prompt_id]) for prompt in found.prompts)
+    # Parsers see the question, worked examples or not, as who grades the file of samples later does.
+    prompts = tuple(
+        replace(prompt, prompt_id=picked[prompt.prompt_id], raw=_question(prompt.raw)) for prompt in found.prompts
+    )
     labels = None
     if protocol.data.cluster is not None:
         labels = tuple(json.dumps(plain(prompt.columns[protocol.data.cluster])) for prompt in prompts)
@@ -189,21 +192,23 @@ def _conversations(table: "Dataset", prompt: ProtocolPrompt) -> list[dict[str, A
     return [{**row, "prompt": [*turns, {"role": "user", "content": prompt.template.format_map(row)}]} for row in rows]
 
 
+def _question(raw: Any) -> str:
+    return raw if isinstance(raw, str) else str(raw[-1]["content"])
+
+
 def _read_by(rewards: Sequence[Reward], columns: Sequence[str], cluster: str | None) -> list[str]:
-    """The columns that parsers name among their arguments, and that of the clusters; all, where a parser names none."""
+    """The columns that parsers name among their arguments, and that of the clusters; all, where a parser takes the rest, too, as
+    ``**kwargs`` (``**_`` says that it looks at none of it)."""
     read: set[str] = set() if cluster is None else {cluster}
     for reward in rewards:
         try:
-            named = set(inspect.signature(reward.fn).parameters) & set(columns)
+            parameters = inspect.signature(reward.fn).parameters
         except (TypeError, ValueError):  # a builtin or an object without a signature
-            named = set()
-        read |= named or set(columns)
+            return sorted(columns)
+        if any(one.kind is one.VAR_KEYWORD and not name.startswith("_") for name, one in parameters.items()):
+            return sorted(columns)
+        read |= set(parameters)
     return [name for name in sorted(columns) if name in read]
-
-
-def clusters_of(labels: Sequence[str] | None, prompt_ids: Sequence[int]) -> Sequence[Any]:
-    """The cluster of each prompt: its label, or the prompt itself."""
-    return prompt_ids if labels is None else labels
 
 
 def by_prompt(rows: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
