@@ -146,13 +146,13 @@ def _sample(
     reporter.phase("evaluation", total, done=len(journal.rows))
     for cell in _cells(loaded, len(items), batch):
         places = [place for place in cell.places if (cell.seed, cell.sample, place) not in journal.done]
-        for run in _runs(places):
-            part = replace(cell, places=run)
+        for stretch in runs(places):
+            part = replace(cell, places=stretch)
             journal.append(_answers(loaded, items.prompts, rewards, policy, Here(policy), part))
-            reporter.advance("evaluation", len(run))
+            reporter.advance("evaluation", len(stretch))
 
 
-def _runs(places: Sequence[int]) -> list[range]:
+def runs(places: Sequence[int]) -> list[range]:
     """Stretches of neighbouring places: rollout ids of a call count up."""
     found: list[range] = []
     for place in places:
@@ -181,7 +181,7 @@ def _answers(
         first_rollout=cell.places.start,
     )
     seconds = (time.perf_counter() - began) / len(prompts)
-    graded = replace(rollouts, texts=tuple(_cut(text, protocol.prompt.stop) for text in rollouts.texts))
+    graded = replace(rollouts, texts=tuple(cut(text, protocol.prompt.stop) for text in rollouts.texts))
     prefill = protocol.prompt.prefill or ""
     marks = {reward.name: _marks(graded, prompts, reward, policy, prefill) for reward in rewards}
     ids = rollouts.completion_ids(policy.eos_ids)
@@ -213,7 +213,7 @@ def _answers(
     return rows
 
 
-def _cut(text: str, stops: Sequence[str]) -> str:
+def cut(text: str, stops: Sequence[str]) -> str:
     """The text up to the first of the stops."""
     return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
