@@ -18,10 +18,10 @@ from rl.evaluation_result import Identity, Outcome, summary
 from rl.fingerprints import code_digests
 from rl.grading import grade_rollouts
 from rl.progress import Reporter
-from rl.protocol import Loaded
+from rl.protocol import Loaded, load_protocol
 from rl.protocol_items import Items, load_items
 from rl.run import only_one
-from rl.source import CommandError, Source
+from rl.source import CommandError, Source, find_source
 from rl.votes import READERS
 from rollouts.strategy import Here, Sampler
 from rollouts.streams import Purpose
@@ -42,23 +42,30 @@ class Cell:
 
 
 def evaluate_protocol(
-    loaded: Loaded,
-    source: Source,
+    protocol: str | Path | Loaded,
+    model: str | Path | Source,
+    adapter: str | Path | None = None,
     *,
+    overrides: Sequence[str] = (),
     data: str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     batch: int = BATCH,
     reporter: Reporter | None = None,
 ) -> Outcome:
-    """Everything that the protocol says, of one model; a folder with samples.parquet, result.json and result.md.
+    """Everything that a protocol says, of one model; a folder with samples.parquet, result.json and result.md.
 
-    data   a file or Hub name in place of the protocol's
-    out    the folder; default ``evals/PROTOCOL-MODEL-KEY``, where KEY names protocol, rows and weights. What it holds of the same
-           evaluation is kept, and only the rest is sampled
-    batch  rows denoised together: memory and speed, never what is drawn
+    protocol        a name, a file, or one that was loaded
+    model, adapter  a run or part of one, a checkpoint, a Hub name; a PEFT adapter to put on it
+    overrides       ``key.path=value``: what makes another protocol of it, which the result says
+    data            a file or Hub name in place of the protocol's
+    out             the folder; default ``evals/PROTOCOL-MODEL-KEY``, where KEY names protocol, rows and weights. What it holds of the same
+                    evaluation is kept, and only the rest is sampled
+    batch           rows denoised together: memory and speed, never what is drawn
 
-    Raises CommandError, DataError, ModelError, RewardError, FolderBusyError.
+    Raises ProtocolErrors, CommandError, DataError, ModelError, RewardError, FolderBusyError.
     """
+    loaded = protocol if isinstance(protocol, Loaded) else load_protocol(protocol, overrides)
+    source = model if isinstance(model, Source) else find_source(str(model), None if adapter is None else Path(adapter))
     reporter = reporter or Reporter(quiet=True)
     folder_of_code = loaded.file.parent
     entries = [parser.model_dump() for parser in loaded.protocol.parsers]
@@ -77,7 +84,7 @@ def evaluate_protocol(
         model=hashlib.sha256(fingerprint(dict(policy.named_parameters())).encode()).hexdigest(),
         parsers=code_digests(rewards),
     )
-    folder = out or Path(FOLDER) / f"{loaded.name}-{_slug(source)}-{who.key}"
+    folder = Path(out) if out else Path(FOLDER) / f"{loaded.name}-{_slug(source)}-{who.key}"
     with only_one(folder):
         _claim(folder, who)
         journal = Journal(folder)

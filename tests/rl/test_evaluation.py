@@ -346,6 +346,17 @@ def test_what_the_command_refuses(home: Path, monkeypatch: pytest.MonkeyPatch, a
     assert words in " ".join(result.stderr.split())
 
 
+def test_python_takes_names_as_the_command_does(home: Path, whole: Outcome, tmp_path: Path) -> None:
+    import unmask
+
+    found = unmask.evaluate_protocol(
+        home / "digits.yaml", home / "model", overrides=["data.limit=6", "vote=null"], out=tmp_path / "out"
+    )
+    assert found.result["changes"] == ["data.limit: null -> 6", 'vote: "text" -> null']
+    assert found.result["maj_at_k"] == {}
+    assert said(rows_of(found)) == [one for one in said(rows_of(whole)) if one["prompt_id"] < 6]
+
+
 def test_protocols_are_listed() -> None:
     shown = invoke("list")
     assert shown.exit_code == 0

@@ -188,3 +188,15 @@ def test_a_subset_is_drawn_as_numpy_draws_it() -> None:
     generator = np.random.RandomState(42)  # what np.random.seed(42) sets
     assert _picked(500, subset) == generator.permutation(500)[:256].tolist()
     assert _picked(5, None) == [0, 1, 2, 3, 4]
+
+
+def test_the_page_shows_the_protocols_as_they_are() -> None:
+    from scripts.protocol_table import PAGE, page
+
+    assert PAGE.read_text(encoding="utf-8") == page(PAGE.read_text(encoding="utf-8")), "run scripts/protocol_table.py"
+
+
+def test_the_protocol_on_the_page_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert load_protocol(tmp_path / "mine.yaml").protocol.seeds == (0, 1, 2)
