@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rl import cli_tools, origin
+from rl import cli_eval, cli_tools, origin
 
 app = typer.Typer(
     name="unmask",
@@ -227,6 +227,7 @@ def _fail(message: str, code: int = 2) -> NoReturn:
 
 for _name, _command in cli_tools.COMMANDS.items():
     app.command(_name)(_errors_for_people()(_command))
+app.add_typer(cli_eval.application(_errors_for_people()), name="eval")
 
 
 def main() -> int:

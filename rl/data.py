@@ -19,7 +19,16 @@ from rollouts.streams import Purpose, stream
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DataError", "Prompt", "PromptSet", "batches", "check_columns", "check_completions", "load_split"]
+__all__ = [
+    "DataError",
+    "Prompt",
+    "PromptSet",
+    "batches",
+    "check_columns",
+    "check_completions",
+    "load_split",
+    "template_fields",
+]
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -162,7 +171,7 @@ class _Renderer:
     def __init__(self, config: PromptConfig, tokenizer: Any, columns: Sequence[str], where: str):
         self.config, self.tokenizer, self.where = config, tokenizer, where
         self.chat = config.chat_template == "auto" and bool(getattr(tokenizer, "chat_template", None))
-        self.fields = _template_fields(config.template, columns, where) if config.template is not None else ()
+        self.fields = template_fields(config.template, columns, where) if config.template is not None else ()
         if config.template is None and "prompt" not in columns:
             near = nearest("prompt", columns) or next(
                 (name for name in ("question", "problem", "instruction") if name in columns), None
@@ -229,7 +238,7 @@ class _Renderer:
         return "\n\n".join(message["content"] for message in messages) + prefill
 
 
-def _template_fields(template: str, columns: Sequence[str], split: str) -> tuple[str, ...]:
+def template_fields(template: str, columns: Sequence[str], split: str) -> tuple[str, ...]:
     """Names in a template. Raises DataError for one that is no column of the split, or a template that cannot be read."""
     where = "data.prompt.template"
     try:
