@@ -25,13 +25,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rewards import originals_code as originals
 from rewards.calls import InfrastructureError
 from rewards.code_rows import COLUMNS, READ, Unfit, entry_point, job_of
 from rewards.code_run import Settings, reports, sandbox
 from rewards.code_text import Program, does_something, find_program, head_of, prompt_context
+from rewards.compat import published
 from rewards.extract import text_of
-from rewards.load import RewardError
 from rewards.sandbox import Job, Report, unpassable
 
 Score = float | InfrastructureError | None
@@ -97,22 +96,24 @@ def pass_rate(
     """
     settings = Settings(level, seconds, total_seconds, memory, packages, workers, max_tests)
     if compat is not None:
-        return _as_published(completions, columns, settings, _known_origin("code.pass_rate", compat))
+        jobs = _jobs(len(completions), columns, max_tests)
+        return published("code.pass_rate", compat, completions, jobs, settings, log_metric=log_metric)
     found = _graded(completions, prompts, columns, settings)
     _log(pass_rate, completions, found, log_metric, log_extra)
     return [_score(one, lambda report: sum(report.passed) / len(report.passed)) for one in found]
 
 
-def format(completions: Sequence[Any], compat: str | None = None, **columns: Any) -> list[float]:
+def format(
+    completions: Sequence[Any], compat: str | None = None, log_metric: LogMetric = None, **columns: Any
+) -> list[Score]:
     """1.0 for a closed block of Python that parses and does something, 0.5 if it does not parse, else 0.0.
 
     The block is the one that `tests` would run; prose, other blocks and blanks around it are no matter. Nothing is run.
     compat: `diffucoder` or `espo`: their `code_format`, which wants one block at the very end; for comparison only.
     """
     if compat is not None:
-        origin = _known_origin("code.format", compat)
-        return [originals.layout(originals.raw_text(completion), origin) for completion in completions]
-    scores = []
+        return published("code.format", compat, completions, log_metric=log_metric)
+    scores: list[Score] = []
     for completion, job in zip(completions, _jobs(len(completions), columns, None), strict=True):
         program = find_program(text_of(completion), entry_point(job) if isinstance(job, Job) else None)
         if program is None or not program.closed:
@@ -130,13 +131,7 @@ REWARDS = (tests, pass_rate, format)
 
 def ready(**kwargs: Any) -> None:
     """Whether programs can be run here as the recipe's `kwargs` ask. RewardError says what is wrong and what to do."""
-    compat = kwargs.pop("compat", None)
-    if compat is not None:
-        _known_origin("code.pass_rate", compat)
-        _log_once(
-            f"compat: {compat} gives the published reward, flaws included (docs/code.md). Compare by it; do not train by it"
-        )
-    settings = Settings(**kwargs)
+    settings = Settings(**{name: value for name, value in kwargs.items() if name != "compat"})
     sandbox(settings)
     if settings.level == "weak":
         _log_once(
@@ -226,38 +221,6 @@ def _jobs(
             read[key] = job_of(one, max_tests=max_tests)
         jobs.append(read[key])
     return jobs
-
-
-def _as_published(
-    completions: Sequence[Any], columns: Mapping[str, Any], settings: Settings, origin: str
-) -> list[Score]:
-    """DiffuCoder's and ESPO's pass rate: each test behind the program in a process of its own, judged by its exit status."""
-    scores: list[Score] = []
-    to_run: list[tuple[int, Job]] = []
-    for row, (completion, job) in enumerate(
-        zip(completions, _jobs(len(completions), columns, settings.max_tests), strict=True)
-    ):
-        text = originals.raw_text(completion)
-        scores.append(None if job is None else 0.0)
-        if isinstance(job, Unfit) or (job is not None and job.kind != "function"):
-            why = job.reason if isinstance(job, Unfit) else "its tests are no statements"
-            scores[row] = InfrastructureError(CANNOT + why)
-        elif job is not None and originals.layout(text, origin) == 1.0:
-            to_run += [(row, one) for one in originals.processes(originals.first_block(text), job)]
-    settings = replace(settings, seconds=min(settings.seconds, originals.SECONDS))
-    outcomes: dict[int, list[Report]] = {}
-    for (row, _), report in zip(to_run, reports([job for _, job in to_run], settings), strict=True):
-        outcomes.setdefault(row, []).append(report)
-    for row, ended in outcomes.items():
-        failed = next((report.infrastructure for report in ended if report.infrastructure), None)
-        scores[row] = InfrastructureError(failed) if failed else originals.verdict(ended)
-    return scores
-
-
-def _known_origin(reward: str, compat: str) -> str:
-    if compat not in originals.FINAL_NEWLINE:
-        raise RewardError(f"{reward}: compat {compat!r} is none of {', '.join(originals.FINAL_NEWLINE)}")
-    return compat
 
 
 def _prompt_text(prompt: Any) -> str:

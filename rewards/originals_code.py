@@ -1,45 +1,54 @@
-r"""What public code rewards do, quirks included: for comparing with their numbers, never for training something new.
+r"""What public code rewards do with programs, quirks included: for comparison only, as `rewards/compat.py` says.
 
-Behaviour as read and measured on DiffuCoder (commit f735e013), ESPO (b5f2dac4), dllm (ca17675); rewritten from it, none of
-their code. Programs that these rules want to run are run inside our sandbox: their verdict, our walls.
-
-`code.format` and `code.pass_rate` take `compat: diffucoder` or `compat: espo`. The rules of dllm are functions only.
+Behaviour as read and measured on DiffuCoder @ f735e01, ESPO @ b5f2dac, dllm @ ca17675; rewritten from it. Programs that these
+rules want to run are run inside our sandbox: their verdict, our walls. The layout rule is `originals.code_layout`.
 """
 
 from __future__ import annotations
 
-import ast
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
+from rewards.calls import InfrastructureError
+from rewards.code_rows import Unfit
+from rewards.code_run import Settings, reports
 from rewards.sandbox import Job, Report, StdioTest
 
-# Whether a layout may, or has to, end in a newline after the closing fence.
-FINAL_NEWLINE = {"diffucoder": "\n", "espo": ""}
-SECONDS = 5.0  # for each test; one that takes longer ends the whole program's grading with 0
-
+SECONDS = 5.0  # for each test; one that takes longer ends the grading of its program with 0
 # Those of dllm's list that are known here. They are looked for as substrings, with the blank before them.
 DLLM_BLOCKED = (" os", " sys")
 DLLM_TAG_BONUS = 0.5
 
-
-def raw_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """The completion as the originals read it: the only message's content, end markers and white space included."""
-    return completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
+Score = float | InfrastructureError | None
 
 
-def layout(text: str, origin: str) -> float:
-    """DiffuCoder's and ESPO's `code_format`: 1.0, or 0.5 where the program does not parse, or 0.0.
+def pass_rates(
+    layouts: Sequence[Score], texts: Sequence[str], jobs: Sequence[Job | Unfit | None], settings: Settings
+) -> list[Score]:
+    """DiffuCoder's and ESPO's pass rate: each test behind the program in a process of its own, judged by its exit status.
 
-    The whole text must be prose, one block that opens with "```python" and a line break, and the closing fence, followed
-    by exactly one line break (`diffucoder`) or at most one (`espo`). A blank after it, a second block or three backticks
-    in the prose give 0.0; so does a perfect answer without its last line break (`diffucoder`). An empty block is 1.0.
+    layouts: their layout score; what is not perfect is not run. A sandbox that fails drops the row; theirs scores 0.0, which
+    is not reproduced: it would be noise.
     """
-    parts = text.split("```")
-    if len(parts) != 3 or not parts[1].startswith("python\n") or parts[2] not in ("\n", FINAL_NEWLINE[origin]):
-        return 0.0
-    return 1.0 if _parses(parts[1].removeprefix("python\n").strip()) else 0.5
+    scores: list[Score] = []
+    to_run: list[tuple[int, Job]] = []
+    for row, (layout, text, job) in enumerate(zip(layouts, texts, jobs, strict=True)):
+        scores.append(None if job is None else 0.0)
+        if isinstance(job, Unfit) or (job is not None and job.kind != "function"):
+            why = job.reason if isinstance(job, Unfit) else "its tests are no statements"
+            scores[row] = InfrastructureError(f"cannot be graded: {why}")
+        elif job is not None and isinstance(layout, InfrastructureError):
+            scores[row] = layout
+        elif job is not None and layout == 1.0:
+            to_run += [(row, one) for one in processes(first_block(text), job)]
+    settings = replace(settings, seconds=min(settings.seconds, SECONDS))
+    outcomes: dict[int, list[Report]] = {}
+    for (row, _), report in zip(to_run, reports([job for _, job in to_run], settings), strict=True):
+        outcomes.setdefault(row, []).append(report)
+    for row, ended in outcomes.items():
+        failed = next((report.infrastructure for report in ended if report.infrastructure), None)
+        scores[row] = InfrastructureError(failed) if failed else verdict(ended)
+    return scores
 
 
 def first_block(text: str) -> str:
@@ -75,13 +84,3 @@ def dllm_score(text: str, passed: bool) -> float:
     """dllm's reward given whether the program passed: 0.5 more for `<answer>` tags around anything, right or not."""
     _, opened, rest = text.partition("<answer>")
     return float(passed) + (DLLM_TAG_BONUS if opened and "</answer>" in rest else 0.0)
-
-
-def _parses(program: str) -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(program)
-    except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError):
-        return False
-    return True

@@ -271,7 +271,6 @@ def test_a_recipe_needs_one_of_the_columns() -> None:
         ({"max_tests": True}, "max_tests must be"),
         ({"packages": ["no_such_package"]}, "no_such_package cannot be imported"),
         ({"packages": "numpy"}, "packages must be a list of names"),
-        ({"compat": "d2"}, "'d2' is none of diffucoder, espo"),
     ],
 )
 def test_settings_are_checked_before_a_run(kwargs: dict[str, Any], said: str) -> None:

@@ -5,17 +5,14 @@ program of our own, run here on harmless submissions.
 """
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from rewards import code_run
+from rewards import code, code_run
 from rewards import originals_code as originals
 from rewards.contract import InfrastructureError, TrainerState, grade, load_rewards
 from rewards.sandbox import Report, Sandbox, best_level
@@ -39,7 +36,8 @@ def scores(text: str, compat: str | None = None, tests: list[str] = TESTS, secon
         load_rewards(entries, base=Path()),
         prompts=["?"], completions=[text], completion_ids=[[0]], columns={"test_cases": [tests]}, trainer_state=TrainerState(),
     )  # fmt: skip
-    return found.components["code.pass_rate"][0], found.components["code.format"][0]
+    of = "" if compat is None else f"_{compat}"
+    return found.components[f"code.pass_rate{of}"][0], found.components[f"code.format{of}"][0]
 
 
 @pytest.fixture
@@ -71,25 +69,9 @@ LAYOUTS = [
 
 @pytest.mark.parametrize(("text", "diffucoder", "espo", "ours"), LAYOUTS)
 def test_layout(text: str, diffucoder: float, espo: float, ours: float) -> None:
-    assert originals.layout(text, "diffucoder") == diffucoder
-    assert originals.layout(text, "espo") == espo
-    (fn,) = load_rewards(["code.format"], base=Path())
-    assert fn.fn(completions=[text]) == [ours]
-
-
-MARKS = st.lists(
-    st.sampled_from(["```", "```python\n", "``", "`", "\n", "python\n", "x = 1", "def f(", "é", " "]), max_size=10
-).map("".join)
-
-
-@settings(max_examples=300, deadline=None)
-@given(MARKS)
-def test_the_layout_rule_is_their_pattern(text: str) -> None:
-    """Prose without three backticks, the block, and its end: as a pattern with a look-ahead, as they write it."""
-    plain = r"(?:(?!```)[\s\S])*"
-    for origin, end in (("diffucoder", "\n"), ("espo", "\n?")):
-        matches = re.fullmatch(f"{plain}```python\n{plain}```{end}", text) is not None
-        assert (originals.layout(text, origin) > 0) == matches
+    assert code.format([text], compat="diffucoder") == [diffucoder]
+    assert code.format([text], compat="espo") == [espo]
+    assert code.format([text]) == [ours]
 
 
 # ------------------------------------------------------------------------------------------- DiffuCoder and ESPO: the verdict

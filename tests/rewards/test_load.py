@@ -32,8 +32,8 @@ def score(fn: Any, base: Path, completions: list[str]) -> list[float | None]:
 
 def test_built_in() -> None:
     assert available() == [
-        "countdown.attempt", "countdown.correct",
-        "format.answered", "format.boxed", "format.code", "format.soft", "format.strict", "format.tags",
+        "code.format", "code.pass_rate", "code.tests", "countdown.attempt", "countdown.correct",
+        "format.answered", "format.boxed", "format.soft", "format.strict", "format.tags",
         "gsm8k.correct", "gsm8k.format_integer", "gsm8k.format_soft", "gsm8k.format_strict", "gsm8k.format_tags",
         "math.correct", "sudoku.cells", "sudoku.solved",
     ]  # fmt: skip
