@@ -3,6 +3,7 @@
 | columns | data |
 |---|---|
 | `test_list`, with `test_setup_code`, `test_imports`, `code` where there | MBPP, full and sanitized |
+| `test_list` with `test`, a script | MBPP+ on the Hub |
 | `tests` or `test_cases`: a list of assert statements | AceCode-87K; your own |
 | `test`: a module of pytest functions, with `from solution import ...`; `solution` | KodCode |
 | `test`: a module with `check(candidate)`, and `entry_point` | HumanEval, HumanEval+ on the Hub |
@@ -93,6 +94,8 @@ def _asserts(row: Mapping[str, Any], column: str) -> Job:
     else:
         setup, reference = row.get("setup") or "", row.get("reference")
     names, modules = _called([setup, *tests], reference, row.get("entry_point"))
+    if column == "test_list" and isinstance(row.get("test"), str):  # MBPP+ on the Hub: all inputs in one script
+        tests = (_plain(row["test"]),)
     _check_boundary(setup, tests, names, reference)
     setup = "\n".join([*(f"import {module}" for module in modules), setup])
     return Job("", "function", "", tests, names, _plain(setup), _plain(reference) if reference else None)

@@ -71,6 +71,18 @@ def test_a_function_may_have_a_name_of_pythons_own() -> None:
     assert job({"code": "def f(a): return a", "test_list": ["assert sum(f([1])) == 1"]}).names == ("f",)
 
 
+PLUS = (
+    "def assertion(out, exp, atol):\n    assert out == exp, f'out: {out}'\n\n"
+    "inputs = [[1], [2]]\nresults = [2, 3]\n"
+    "for i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion(add(*inp), exp, 0)\n"
+)
+
+
+def test_mbpp_plus_of_the_hub_is_one_script() -> None:
+    found = job({**MBPP, "test": PLUS})
+    assert (found.tests, found.names) == ((PLUS,), ("add",))
+
+
 def test_acecode() -> None:
     found = job({"id": "oss_1", "question": "?", "test_cases": ["assert f([1]) == 1", "assert f([]) is None"]})
     assert (found.id, found.names, found.reference) == ("oss_1", ("f",), None)
