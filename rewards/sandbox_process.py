@@ -28,6 +28,10 @@ class Dead(BaseException):
     """The driver is gone, or asks us to end."""
 
 
+class Infrastructure(Exception):
+    """Grading failed for a reason that lies with this machine or a service. The sample is dropped, not scored."""
+
+
 @dataclass
 class Interpreter:
     """A sandboxed interpreter. `child`: the first process inside bubblewrap's namespaces, 0 at other levels."""
@@ -134,13 +138,13 @@ class Starter:
     def end(self, interpreter: Interpreter) -> None:
         """Kill it with all that it started, wait until nothing of that is left, and remove its folder."""
         for fd in (interpreter.requests, interpreter.replies, interpreter.stdin, interpreter.stdout):
-            _close(fd)
+            close(fd)
         if self.level == "namespace" and not interpreter.child:
             with suppress(OSError, ValueError, BlockingIOError):  # it was killed before anybody asked
                 os.set_blocking(interpreter.info, False)
                 interpreter.child = int(json.loads(os.read(interpreter.info, 4096))["child-pid"])
-        _close(interpreter.stderr)
-        _close(interpreter.info)
+        close(interpreter.stderr)
+        close(interpreter.info)
         if interpreter.status is None:
             with suppress(ProcessLookupError):
                 os.killpg(interpreter.pid, signal.SIGKILL)
@@ -209,6 +213,33 @@ def _confine_checker(parent: int, limits: dict[str, float]) -> None:
         sandbox_confine.restrict_calls(sandbox_confine.seccomp_program(os.getpid(), alone=True))
 
 
+def noted(
+    event: list[Any], index: int, results: list[tuple[bool, str]], report: dict[str, Any], ended: str
+) -> tuple[int, bool]:
+    """Enter one event of a checker into the results. Returns the test that is next, and whether the round is over.
+
+    ended: what is known about the submission's process, for the event that it is gone
+    """
+    kind = event[0]
+    if kind == "end":
+        results[index] = (event[2], event[3])
+        return index + 1, False
+    if kind == "broken":
+        results[index] = (False, ended if event[2] == sandbox_checker.ENDED else event[2])
+        return index + 1, True
+    if kind in ("setup", "unable") or (kind == "loaded" and event[1] is not None):
+        return void(kind, ended if event[-1] == sandbox_checker.ENDED else event[-1], index, results, report), True
+    return (event[1] if kind == "start" else index), kind == "done"
+
+
+def void(kind: str, text: str, index: int, results: list[tuple[bool, str]], report: dict[str, Any]) -> int:
+    """Nothing can be said about the remaining tests: the submission does not load, or the item cannot be graded."""
+    report["error" if kind == "loaded" else "ungradable"] = text
+    rest = (False, text if kind == "loaded" else "could not be graded")
+    results[index:] = [rest] * (len(results) - index)
+    return len(results)
+
+
 def kill(pid: int) -> None:
     """Kill one child and wait for it."""
     with suppress(ProcessLookupError):
@@ -235,13 +266,17 @@ def how_it_ended(interpreter: Interpreter) -> str:
     return f"exit status {code}"
 
 
-def _program(processes: int, packages: str) -> bytes:
-    """The worker as one compiled program: the wire's text, the worker's, and the call that starts it."""
+def worker_text() -> str:
+    """What runs inside a sandbox, as one program that does nothing yet: the wire's text and the worker's."""
     here = Path(__file__).parent
     worker = (here / "sandbox_worker.py").read_text().split("\n")
-    lines = [line for line in worker if not line.startswith("from rewards.")]
-    text = "\n".join([(here / "sandbox_wire.py").read_text(), *lines, f"main({processes}, {packages!r})"])
-    return marshal.dumps(compile(text, "sandbox", "exec"))
+    return "\n".join(
+        [(here / "sandbox_wire.py").read_text(), *(line for line in worker if not line.startswith("from rewards."))]
+    )
+
+
+def _program(processes: int, packages: str) -> bytes:
+    return marshal.dumps(compile(f"{worker_text()}\nmain({processes}, {packages!r})", "sandbox", "exec"))
 
 
 def _pipes() -> tuple[list[int], list[int]]:
@@ -268,6 +303,7 @@ def _restore_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _close(fd: int) -> None:
+def close(fd: int) -> None:
+    """Close a file that may be closed already."""
     with suppress(OSError):
         os.close(fd)

@@ -257,13 +257,13 @@ def test_the_jobs_time_is_limited(sandbox_at: Callable[[str], Sandbox]) -> None:
 
 def test_levels_are_listed_best_first_with_reasons() -> None:
     found = room.levels()
-    assert list(found) == ["namespace", "landlock", "weak"]
+    assert list(found) == ["namespace", "landlock", "remote", "weak"]
     assert found["weak"] is None
     assert room.best_level() in ("namespace", "landlock", None)
 
 
 def test_unknown_and_missing_levels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SandboxError, match="no level 'docker'; there are namespace, landlock, weak"):
+    with pytest.raises(SandboxError, match="no level 'docker'; there are namespace, landlock, remote, weak"):
         Sandbox("docker")
     monkeypatch.setattr(room, "_probed", {"namespace": "no bubblewrap", "landlock": "no Landlock"})
     with pytest.raises(SandboxError, match=r"gives no level 'namespace': no bubblewrap"):
