@@ -221,6 +221,8 @@ def noted(
     ended: what is known about the submission's process, for the event that it is gone
     """
     kind = event[0]
+    if kind == "start":
+        return event[1], False
     if kind == "end":
         results[index] = (event[2], event[3])
         return index + 1, False
@@ -229,7 +231,7 @@ def noted(
         return index + 1, True
     if kind in ("setup", "unable") or (kind == "loaded" and event[1] is not None):
         return void(kind, ended if event[-1] == sandbox_checker.ENDED else event[-1], index, results, report), True
-    return (event[1] if kind == "start" else index), kind == "done"
+    return index, kind == "done"
 
 
 def void(kind: str, text: str, index: int, results: list[tuple[bool, str]], report: dict[str, Any]) -> int:

@@ -76,17 +76,25 @@ def predicted(job: dict[str, Any], first: int) -> list[list[Any]]:
     setup = {node.name: node for node in ast.parse(job["setup"]).body if isinstance(node, ast.FunctionDef)}
     calls: list[list[Any]] = []
     for test in job["tests"][first:]:
-        tree: ast.AST = ast.parse(test)
+        tree = ast.parse(test)
         names = {name: name for name in job["names"]}
-        body = tree.body if isinstance(tree, ast.Module) else []
-        if len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(call := body[0].value, ast.Call):
-            if isinstance(call.func, ast.Name) and call.func.id in setup and len(call.args) == 1:  # check(candidate)
-                tree = setup[call.func.id]
-                given = call.args[0]
-                if isinstance(given, ast.Name) and given.id in names and tree.args.args:
-                    names[tree.args.args[0].arg] = given.id
-        calls += _literal_calls(tree, names, mutation=job["mutation"])
+        checked = _checked(tree, setup, names)
+        if checked is not None:  # check(f): the calls stand in `check`, under its parameter's name
+            function, given = checked
+            names[function.args.args[0].arg] = given
+        calls += _literal_calls(checked[0] if checked else tree, names, mutation=job["mutation"])
     return calls
+
+
+def _checked(
+    tree: ast.Module, setup: dict[str, ast.FunctionDef], names: dict[str, str]
+) -> tuple[ast.FunctionDef, str] | None:
+    """For a test that only hands a function of the submission to one of the setup: that one, and the function's name."""
+    match tree.body:
+        case [ast.Expr(ast.Call(ast.Name(check), [ast.Name(given)], []))]:
+            if check in setup and given in names and setup[check].args.args:
+                return setup[check], given
+    return None
 
 
 def _literal_calls(tree: ast.AST, names: dict[str, str], *, mutation: bool) -> list[list[Any]]:

@@ -60,7 +60,7 @@ def connected(service: dict[str, str]) -> Iterator[Run]:
     made = _asked(
         f"{service['url']}/sandboxes", {"templateID": service["template"], "timeout": 300}, {"X-API-Key": key}, PATIENCE
     )
-    sandbox = json.loads(made)
+    sandbox = _read(made, "E2B", "sandboxID")
     token = {"X-Access-Token": sandbox["envdAccessToken"]} if sandbox.get("envdAccessToken") else {}
     host = service["host"].format(port=E2B_PORT, id=sandbox["sandboxID"])
     try:
@@ -73,7 +73,7 @@ def connected(service: dict[str, str]) -> Iterator[Run]:
 def _fusion(url: str, key: str, program: str, stdin: str, seconds: float) -> Ran:
     body = {"code": program, "language": "python", "stdin": stdin, "run_timeout": seconds}
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    answer = json.loads(_asked(f"{url}/run_code", body, headers, seconds + PATIENCE))
+    answer = _read(_asked(f"{url}/run_code", body, headers, seconds + PATIENCE), "Sandbox Fusion")
     result = answer.get("run_result") or {}
     if answer.get("status") == "SandboxError" or result.get("status") not in ("Finished", "Error", "TimeLimitExceeded"):
         raise ServiceError(f"Sandbox Fusion failed: {str(answer.get('message'))[:200]}")
@@ -113,6 +113,16 @@ def _e2b(host: str, token: dict[str, str], program: str, stdin: str, seconds: fl
         return Ran(str(output), status if status is None else int(status))
     except (ValueError, KeyError, TypeError) as error:
         raise ServiceError(f"E2B answered what cannot be read: {error}") from error
+
+
+def _read(answer: str, who: str, needed: str = "status") -> dict[str, Any]:
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or needed not in found:
+        raise ServiceError(f"{who} answered what cannot be read: {answer[:100]!r}")
+    return found
 
 
 def _asked(url: str, body: dict[str, Any] | None, headers: dict[str, str], seconds: float, method: str = "POST") -> str:

@@ -357,3 +357,23 @@ def test_limits_are_frozen_and_sane() -> None:
     with pytest.raises(AttributeError):
         Limits().seconds = 3.0  # type: ignore[misc]
     assert Limits().seconds < Limits().job_seconds
+
+
+@pytest.mark.parametrize(
+    ("missing", "status", "found"),
+    [
+        ({}, "ok", "level 'namespace'"),
+        ({"namespace": "no bubblewrap"}, "warn", "level 'landlock' (namespace: no bubblewrap)"),
+        ({"namespace": "no bubblewrap", "landlock": "old"}, "warn", "no level for code that models wrote"),
+    ],
+)
+def test_doctor_says_which_level_this_machine_gives(
+    missing: dict[str, str], status: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rl import doctor
+
+    monkeypatch.setattr(room, "_probed", {"namespace": None, "landlock": None, "weak": None, **missing})
+    check = doctor._sandbox()
+    assert check.status == status
+    assert check.found.startswith(found)
+    assert bool(check.remedy) == (status != "ok")
