@@ -21,7 +21,11 @@ from rewards.sandbox_levels import LevelError
 
 READY_SECONDS = 60.0  # for an interpreter to start: a busy machine is no reason to give up
 CHECKER_MEMORY = 4 << 30  # bytes of address space
-_ENDS = {signal.SIGKILL: "killed", signal.SIGXCPU: "out of processor time", signal.SIGSEGV: "segmentation fault"}
+_ENDS: dict[int, str] = {
+    signal.SIGKILL: "killed",
+    signal.SIGXCPU: "out of processor time",
+    signal.SIGSEGV: "segmentation fault",
+}
 
 
 class Dead(BaseException):
@@ -46,7 +50,6 @@ class Interpreter:
     folder: str
     child: int = 0
     ready: bool = False
-    status: int | None = None  # of waitpid, once it is known
 
     @property
     def root(self) -> int:
@@ -145,16 +148,10 @@ class Starter:
                 interpreter.child = int(json.loads(os.read(interpreter.info, 4096))["child-pid"])
         close(interpreter.stderr)
         close(interpreter.info)
-        if interpreter.status is None:
-            with suppress(ProcessLookupError):
-                os.killpg(interpreter.pid, signal.SIGKILL)
-            if interpreter.child:  # the first process of its namespace: with it the kernel ends all others
-                with suppress(ProcessLookupError):
-                    os.kill(interpreter.child, signal.SIGKILL)
-            _, interpreter.status = os.waitpid(interpreter.pid, 0)
-        else:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(interpreter.pid, signal.SIGKILL)
+        # It is not waited for before this, so its number, which is its group's too, can be nobody else's.
+        with suppress(ProcessLookupError):
+            os.killpg(interpreter.pid, signal.SIGKILL)
+        os.waitpid(interpreter.pid, 0)
         self._reap(interpreter)
         if self.level != "namespace":
             shutil.rmtree(interpreter.folder, ignore_errors=True)
@@ -162,9 +159,10 @@ class Starter:
     def _reap(self, interpreter: Interpreter) -> None:
         """Wait for what we inherited: all orphans below a keeper become its children."""
         self.alive.discard(interpreter.pid)
-        if interpreter.child:
-            with suppress(ChildProcessError):
-                os.waitpid(interpreter.child, 0)
+        if interpreter.child:  # the first process of its namespace: with it the kernel ends all others
+            with suppress(ChildProcessError):  # bubblewrap has waited for it: then that number may be another's by now
+                if os.waitpid(interpreter.child, os.WNOHANG) == (0, 0):
+                    kill(interpreter.child)
         with suppress(ChildProcessError):
             while True:
                 os.waitpid(-interpreter.pid, 0)
@@ -251,21 +249,19 @@ def kill(pid: int) -> None:
 
 
 def how_it_ended(interpreter: Interpreter) -> str:
-    """In words, for a process whose replies have ended. It is given a moment to end."""
+    """In words, for a process whose replies have ended. It is given a moment to end, and is not waited for."""
     until = time.monotonic() + 1.0
-    while interpreter.status is None and time.monotonic() < until:
-        pid, status = os.waitpid(interpreter.pid, os.WNOHANG)
-        if pid:
-            interpreter.status = status
-        else:
-            time.sleep(0.002)
-    if interpreter.status is None:
-        return "it closed its channel"
-    code = os.waitstatus_to_exitcode(interpreter.status)
-    number = -code if code < 0 else code - 128 if code > 128 and interpreter.child else 0
-    if number:
-        return _ENDS.get(number, f"signal {number}")  # type: ignore[arg-type]
-    return f"exit status {code}"
+    flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while (ended := os.waitid(os.P_PID, interpreter.pid, flags)) is None:
+        if time.monotonic() > until:
+            return "it closed its channel"
+        time.sleep(0.002)
+    code = ended.si_status
+    if ended.si_code == os.CLD_EXITED:
+        if not (interpreter.child and code > 128):  # bubblewrap says so what ended its child
+            return f"exit status {code}"
+        code -= 128
+    return _ENDS.get(code, f"signal {code}")
 
 
 def worker_text() -> str:
