@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 from rewards.pool import Pool, PoolError, per_process
 
-LEVELS = ("namespace", "landlock", "weak")
+LEVELS = ("namespace", "landlock", "remote", "weak")
 STRONG = ("namespace", "landlock")  # what `best_level` and "auto" choose from, best first
 
 
@@ -92,6 +92,23 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A service that runs submissions, for level "remote". Checkers stay here.
+
+    service   "fusion" (Sandbox Fusion) or "e2b"
+    url       its address: of Fusion's server, or of E2B's API
+    template  "e2b": the sandbox's template
+    host      "e2b": where a sandbox listens, with {port} and {id}
+    A key is read from the environment, E2B_API_KEY or SANDBOX_FUSION_API_KEY, and written nowhere.
+    """
+
+    service: Literal["fusion", "e2b"]
+    url: str
+    template: str = "code-interpreter-v1"
+    host: str = "https://{port}-{id}.e2b.app"
+
+
+@dataclass(frozen=True)
 class Report:
     """What became of one job.
 
@@ -136,7 +153,8 @@ class Sandbox:
     of their own.
 
     level     "namespace", "landlock", "weak", or "auto": the best this machine gives, never "weak"
-    packages  names of installed packages that submissions may import, such as "numpy"
+    packages  names of installed packages that submissions may import, such as "numpy"; a service has its own
+    remote    the service, for level "remote"
     Raises SandboxError where the level cannot be had.
     """
 
@@ -146,12 +164,16 @@ class Sandbox:
         limits: Limits = Limits(),
         workers: int | None = None,
         packages: Sequence[str] = (),
+        remote: Remote | None = None,
     ) -> None:
-        self.level = _chosen(level)
+        self.level = _chosen(level, remote)
+        self.remote = remote
         self.limits = limits
         self.packages = tuple(packages)
         self.workers = workers or len(os.sched_getaffinity(0))
-        self._pool = per_process(lambda: Pool(_command(self.level, limits, self.packages), self.workers, grace=5.0))
+        self._pool = per_process(
+            lambda: Pool(_command(self.level, limits, self.packages, remote), self.workers, grace=5.0)
+        )
         self._items: dict[str, _Item] = {}
         self._lock = per_process(threading.Lock)
 
@@ -232,6 +254,8 @@ _probed: dict[str, str | None] = {}
 
 def _probe(level: str) -> str | None:
     """Start one interpreter at that level, in a keeper of its own. The answer is kept for the life of this process."""
+    if level == "remote":
+        return "it needs a service: Sandbox('remote', remote=Remote(...))"
     if level not in _probed:
         command = _command(level, Limits(), ())
         try:
@@ -243,7 +267,11 @@ def _probe(level: str) -> str | None:
     return _probed[level]
 
 
-def _chosen(level: str) -> str:
+def _chosen(level: str, remote: Remote | None) -> str:
+    if (level == "remote") != (remote is not None):
+        raise SandboxError("level 'remote' and `remote=` belong together: name both or neither")
+    if level == "remote":
+        return level
     if level == "auto":
         best = best_level()
         if best is None:
@@ -259,10 +287,15 @@ def _chosen(level: str) -> str:
     return level
 
 
-def _command(level: str, limits: Limits, packages: Sequence[str]) -> list[str]:
+def _command(level: str, limits: Limits, packages: Sequence[str], remote: Remote | None = None) -> list[str]:
     root = str(Path(__file__).resolve().parent.parent)
     start = f"import sys; sys.path.insert(0, {root!r}); from rewards.sandbox_keeper import main; main(sys.argv[1])"
-    given = {"level": level, "limits": asdict(limits), "packages": list(packages)}
+    given = {
+        "level": level,
+        "limits": asdict(limits),
+        "packages": list(packages),
+        "remote": asdict(remote) if remote else None,
+    }
     return [sys.executable, "-P", "-c", start, json.dumps(given)]
 
 
@@ -287,9 +320,10 @@ def unpassable(job: Job) -> str | None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Name) and node.id not in own:
                 return f"its tests use {node.id!r}, which neither they nor the functions asked for define"
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in job.names:
-                if any(isinstance(argument, ast.Lambda | ast.GeneratorExp) for argument in node.args):
-                    return f"a test passes a function or a generator to {node.func.id}, which is no plain data"
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in job.names:
+                continue
+            if any(isinstance(argument, ast.Lambda | ast.GeneratorExp) for argument in node.args):
+                return f"a test passes a function or a generator to {node.func.id}, which is no plain data"
     return None
 
 

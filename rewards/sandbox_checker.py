@@ -24,6 +24,7 @@ from rewards import sandbox_wire as wire
 from rewards.sandbox_types import matches
 
 DETAIL = 200  # characters
+ENDED = "the submission's process ended"
 
 
 class Broken(BaseException):
@@ -55,7 +56,7 @@ class Channel:
         except OSError:
             reply = None
         if type(reply) is not list or not reply:
-            raise self._fail(Broken("the submission's process ended" if reply is None else "wrong: no reply"))
+            raise self._fail(Broken(ENDED if reply is None else "wrong: no reply"))
         return reply
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

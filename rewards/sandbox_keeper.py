@@ -14,20 +14,17 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rewards import sandbox_confine, sandbox_levels, sandbox_process, sandbox_wire
-from rewards.sandbox_process import Dead, Interpreter
+from rewards import sandbox_checker, sandbox_confine, sandbox_levels, sandbox_process, sandbox_wire
+from rewards.sandbox_process import Dead, Infrastructure, Interpreter
 from rewards.sandbox_watch import Clock
 
 TICK = 0.05  # seconds between looks at the clock
 MAX_EVENTS = 1 << 20  # bytes of one checker's events
-
-
-class Infrastructure(Exception):
-    """Grading failed for a reason that lies with this machine. The sample is dropped, not scored."""
 
 
 class Keeper:
@@ -69,31 +66,13 @@ class Keeper:
 
     def check(self, job: dict[str, Any]) -> dict[str, Any]:
         """The report on one job, as JSON."""
-        started = time.monotonic()
-        report: dict[str, Any] = {"error": None, "ungradable": None, "infrastructure": None}
-        results: list[tuple[bool, str]] = [(False, "not run")] * len(job["tests"])
-        try:
-            if job["kind"] == "stdio":
-                self._programs(job, results)
-            else:
-                self._functions(job, results, report)
-        except Infrastructure as error:
-            report["infrastructure"] = str(error)
-        report["passed"] = [passed for passed, _ in results]
-        report["details"] = [detail for _, detail in results]
-        report["seconds"] = time.monotonic() - started
-        return report
+        return reported(job, lambda results, report: self._check(job, results, report))
 
-    def _functions(self, job: dict[str, Any], results: list[tuple[bool, str]], report: dict[str, Any]) -> None:
-        ends = time.monotonic() + self.limits["job_seconds"]
-        index = 0
-        while index < len(results):
-            if time.monotonic() > ends:
-                results[index:] = [(False, "not run: the job's time was used up")] * (len(results) - index)
-                return
-            index = self._round(job, index, results, report)
-            if report["error"] or report["ungradable"] or (job["stop"] and _failed_before(results, index)):
-                return
+    def _check(self, job: dict[str, Any], results: list[tuple[bool, str]], report: dict[str, Any]) -> None:
+        if job["kind"] == "stdio":
+            self._programs(job, results)
+        else:
+            rounds(job, results, report, self.limits, lambda index: self._round(job, index, results, report))
 
     def _round(self, job: dict[str, Any], first: int, results: list[tuple[bool, str]], report: dict[str, Any]) -> int:
         """A fresh interpreter and a fresh checker for the tests from `first` on; the index where the next round begins."""
@@ -127,6 +106,69 @@ class Keeper:
                 return
 
 
+class RemoteKeeper:
+    """A keeper whose submissions run at a service. `service`: the fields of `sandbox.Remote`."""
+
+    def __init__(self, service: dict[str, str], limits: dict[str, float]) -> None:
+        self.service, self.limits = service, limits
+        sandbox_confine.prctl(sandbox_confine.PR_SET_CHILD_SUBREAPER)
+
+    def prepare(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def check(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The report on one job, as JSON."""
+        return reported(job, lambda results, report: self._check(job, results, report))
+
+    def _check(self, job: dict[str, Any], results: list[tuple[bool, str]], report: dict[str, Any]) -> None:
+        from rewards import sandbox_remote, sandbox_service
+
+        try:
+            with sandbox_service.connected(self.service) as run:
+                if job["kind"] == "stdio":
+                    sandbox_remote.programs(job, run, self.limits, results)
+                else:
+                    one = lambda index: sandbox_remote.listen(job, index, run, self.limits, results, report)  # noqa: E731
+                    rounds(job, results, report, self.limits, one)
+        except sandbox_service.ServiceError as error:
+            raise Infrastructure(str(error)) from error
+
+
+def reported(job: dict[str, Any], check: Callable[[list[tuple[bool, str]], dict[str, Any]], None]) -> dict[str, Any]:
+    """Run one check, and its report as JSON."""
+    started = time.monotonic()
+    report: dict[str, Any] = {"error": None, "ungradable": None, "infrastructure": None}
+    results: list[tuple[bool, str]] = [(False, "not run")] * len(job["tests"])
+    try:
+        check(results, report)
+    except Infrastructure as error:
+        report["infrastructure"] = str(error)
+    report["passed"] = [passed for passed, _ in results]
+    report["details"] = [detail for _, detail in results]
+    report["seconds"] = time.monotonic() - started
+    return report
+
+
+def rounds(
+    job: dict[str, Any],
+    results: list[tuple[bool, str]],
+    report: dict[str, Any],
+    limits: dict[str, float],
+    one: Callable[[int], int],
+) -> None:
+    """Rounds of tests, each with processes of its own, until all are settled. `one` returns where the next one begins."""
+    ends = time.monotonic() + limits["job_seconds"]
+    index = 0
+    while index < len(results):
+        if time.monotonic() > ends:
+            results[index:] = [(False, "not run: the job's time was used up")] * (len(results) - index)
+            return
+        index = one(index)
+        if report["error"] or report["ungradable"] or (job["stop"] and _failed_before(results, index)):
+            return
+
+
 def _failed_before(results: list[tuple[bool, str]], index: int) -> bool:
     return any(not passed for passed, _ in results[:index])
 
@@ -157,19 +199,12 @@ class _Listener:
                 raise Dead
             if self.events in ready:
                 for event in self._read():
-                    kind = event[0]
-                    if kind == "start":
-                        index, loading = event[1], False
+                    if event[0] == "start":
+                        loading = False
                         clock = Clock(self.interpreter, self.checker, self.limits["seconds"], self.limits)
-                    elif kind == "end":
-                        self.results[index] = (event[2], event[3])
-                        index += 1
-                    elif kind == "broken":
-                        self.results[index] = (False, self._why(event[2]))
-                        return index + 1
-                    elif kind in ("setup", "unable") or (kind == "loaded" and event[1] is not None):
-                        return self._void(kind, event[-1], index)
-                    elif kind == "done":
+                    ended = self._ended() if event[-1] == sandbox_checker.ENDED else ""
+                    index, done = sandbox_process.noted(event, index, self.results, self.report, ended)
+                    if done:
                         return index
             problem = clock.problem()
             if problem is None:
@@ -177,26 +212,11 @@ class _Listener:
             if clock.starved:
                 raise Infrastructure(problem)
             if loading:
-                return self._void("loaded", problem, index)
+                return sandbox_process.void("loaded", problem, index, self.results, self.report)
             self.results[index] = (False, problem)
             return index + 1
 
-    def _void(self, kind: str, text: str, index: int) -> int:
-        """Nothing can be said about the remaining tests: the submission does not load, or the item cannot be graded."""
-        if kind == "loaded":
-            text = self._why(text)
-            self.report["error"] = text
-            rest = (False, text)
-        else:
-            self.report["ungradable"] = text
-            rest = (False, "could not be graded")
-        self.results[index:] = [rest] * (len(self.results) - index)
-        return len(self.results)
-
-    def _why(self, text: str) -> str:
-        """What is known about a process that ended."""
-        if text != "the submission's process ended":
-            return text
+    def _ended(self) -> str:
         return f"its process ended ({sandbox_process.how_it_ended(self.interpreter)})"
 
     def _read(self) -> list[list[Any]]:
@@ -216,7 +236,10 @@ def main(arguments: str) -> None:
     keeper = None
     try:
         sandbox_process.end_politely()
-        keeper = Keeper(given["level"], given["limits"], given["packages"])
+        if given["remote"]:
+            keeper = RemoteKeeper(given["remote"], given["limits"])
+        else:
+            keeper = Keeper(given["level"], given["limits"], given["packages"])
         keeper.prepare()
         _say("ready")
         for line in iter(_line, ""):

@@ -21,11 +21,19 @@ from rewards.sandbox_levels import LevelError
 
 READY_SECONDS = 60.0  # for an interpreter to start: a busy machine is no reason to give up
 CHECKER_MEMORY = 4 << 30  # bytes of address space
-_ENDS = {signal.SIGKILL: "killed", signal.SIGXCPU: "out of processor time", signal.SIGSEGV: "segmentation fault"}
+_ENDS: dict[int, str] = {
+    signal.SIGKILL: "killed",
+    signal.SIGXCPU: "out of processor time",
+    signal.SIGSEGV: "segmentation fault",
+}
 
 
 class Dead(BaseException):
     """The driver is gone, or asks us to end."""
+
+
+class Infrastructure(Exception):
+    """Grading failed for a reason that lies with this machine or a service. The sample is dropped, not scored."""
 
 
 @dataclass
@@ -42,7 +50,6 @@ class Interpreter:
     folder: str
     child: int = 0
     ready: bool = False
-    status: int | None = None  # of waitpid, once it is known
 
     @property
     def root(self) -> int:
@@ -134,23 +141,17 @@ class Starter:
     def end(self, interpreter: Interpreter) -> None:
         """Kill it with all that it started, wait until nothing of that is left, and remove its folder."""
         for fd in (interpreter.requests, interpreter.replies, interpreter.stdin, interpreter.stdout):
-            _close(fd)
+            close(fd)
         if self.level == "namespace" and not interpreter.child:
             with suppress(OSError, ValueError, BlockingIOError):  # it was killed before anybody asked
                 os.set_blocking(interpreter.info, False)
                 interpreter.child = int(json.loads(os.read(interpreter.info, 4096))["child-pid"])
-        _close(interpreter.stderr)
-        _close(interpreter.info)
-        if interpreter.status is None:
-            with suppress(ProcessLookupError):
-                os.killpg(interpreter.pid, signal.SIGKILL)
-            if interpreter.child:  # the first process of its namespace: with it the kernel ends all others
-                with suppress(ProcessLookupError):
-                    os.kill(interpreter.child, signal.SIGKILL)
-            _, interpreter.status = os.waitpid(interpreter.pid, 0)
-        else:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(interpreter.pid, signal.SIGKILL)
+        close(interpreter.stderr)
+        close(interpreter.info)
+        # It is not waited for before this, so its number, which is its group's too, can be nobody else's.
+        with suppress(ProcessLookupError):
+            os.killpg(interpreter.pid, signal.SIGKILL)
+        os.waitpid(interpreter.pid, 0)
         self._reap(interpreter)
         if self.level != "namespace":
             shutil.rmtree(interpreter.folder, ignore_errors=True)
@@ -158,9 +159,10 @@ class Starter:
     def _reap(self, interpreter: Interpreter) -> None:
         """Wait for what we inherited: all orphans below a keeper become its children."""
         self.alive.discard(interpreter.pid)
-        if interpreter.child:
-            with suppress(ChildProcessError):
-                os.waitpid(interpreter.child, 0)
+        if interpreter.child:  # the first process of its namespace: with it the kernel ends all others
+            with suppress(ChildProcessError):  # bubblewrap has waited for it: then that number may be another's by now
+                if os.waitpid(interpreter.child, os.WNOHANG) == (0, 0):
+                    kill(interpreter.child)
         with suppress(ChildProcessError):
             while True:
                 os.waitpid(-interpreter.pid, 0)
@@ -209,6 +211,35 @@ def _confine_checker(parent: int, limits: dict[str, float]) -> None:
         sandbox_confine.restrict_calls(sandbox_confine.seccomp_program(os.getpid(), alone=True))
 
 
+def noted(
+    event: list[Any], index: int, results: list[tuple[bool, str]], report: dict[str, Any], ended: str
+) -> tuple[int, bool]:
+    """Enter one event of a checker into the results. Returns the test that is next, and whether the round is over.
+
+    ended: what is known about the submission's process, for the event that it is gone
+    """
+    kind = event[0]
+    if kind == "start":
+        return event[1], False
+    if kind == "end":
+        results[index] = (event[2], event[3])
+        return index + 1, False
+    if kind == "broken":
+        results[index] = (False, ended if event[2] == sandbox_checker.ENDED else event[2])
+        return index + 1, True
+    if kind in ("setup", "unable") or (kind == "loaded" and event[1] is not None):
+        return void(kind, ended if event[-1] == sandbox_checker.ENDED else event[-1], index, results, report), True
+    return index, kind == "done"
+
+
+def void(kind: str, text: str, index: int, results: list[tuple[bool, str]], report: dict[str, Any]) -> int:
+    """Nothing can be said about the remaining tests: the submission does not load, or the item cannot be graded."""
+    report["error" if kind == "loaded" else "ungradable"] = text
+    rest = (False, text if kind == "loaded" else "could not be graded")
+    results[index:] = [rest] * (len(results) - index)
+    return len(results)
+
+
 def kill(pid: int) -> None:
     """Kill one child and wait for it."""
     with suppress(ProcessLookupError):
@@ -218,30 +249,32 @@ def kill(pid: int) -> None:
 
 
 def how_it_ended(interpreter: Interpreter) -> str:
-    """In words, for a process whose replies have ended. It is given a moment to end."""
+    """In words, for a process whose replies have ended. It is given a moment to end, and is not waited for."""
     until = time.monotonic() + 1.0
-    while interpreter.status is None and time.monotonic() < until:
-        pid, status = os.waitpid(interpreter.pid, os.WNOHANG)
-        if pid:
-            interpreter.status = status
-        else:
-            time.sleep(0.002)
-    if interpreter.status is None:
-        return "it closed its channel"
-    code = os.waitstatus_to_exitcode(interpreter.status)
-    number = -code if code < 0 else code - 128 if code > 128 and interpreter.child else 0
-    if number:
-        return _ENDS.get(number, f"signal {number}")  # type: ignore[arg-type]
-    return f"exit status {code}"
+    flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while (ended := os.waitid(os.P_PID, interpreter.pid, flags)) is None:
+        if time.monotonic() > until:
+            return "it closed its channel"
+        time.sleep(0.002)
+    code = ended.si_status
+    if ended.si_code == os.CLD_EXITED:
+        if not (interpreter.child and code > 128):  # bubblewrap says so what ended its child
+            return f"exit status {code}"
+        code -= 128
+    return _ENDS.get(code, f"signal {code}")
+
+
+def worker_text() -> str:
+    """What runs inside a sandbox, as one program that does nothing yet: the wire's text and the worker's."""
+    here = Path(__file__).parent
+    worker = (here / "sandbox_worker.py").read_text().split("\n")
+    return "\n".join(
+        [(here / "sandbox_wire.py").read_text(), *(line for line in worker if not line.startswith("from rewards."))]
+    )
 
 
 def _program(processes: int, packages: str) -> bytes:
-    """The worker as one compiled program: the wire's text, the worker's, and the call that starts it."""
-    here = Path(__file__).parent
-    worker = (here / "sandbox_worker.py").read_text().split("\n")
-    lines = [line for line in worker if not line.startswith("from rewards.")]
-    text = "\n".join([(here / "sandbox_wire.py").read_text(), *lines, f"main({processes}, {packages!r})"])
-    return marshal.dumps(compile(text, "sandbox", "exec"))
+    return marshal.dumps(compile(f"{worker_text()}\nmain({processes}, {packages!r})", "sandbox", "exec"))
 
 
 def _pipes() -> tuple[list[int], list[int]]:
@@ -268,6 +301,7 @@ def _restore_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _close(fd: int) -> None:
+def close(fd: int) -> None:
+    """Close a file that may be closed already."""
     with suppress(OSError):
         os.close(fd)

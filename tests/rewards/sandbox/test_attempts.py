@@ -29,7 +29,7 @@ def kind_of(text: str) -> Kind:
 def job_for(path: Path, facts: dict[str, object]) -> Job:
     text = path.read_text()
     secret = f"{facts['marker']}{os.urandom(8).hex()}"
-    code = f"FACTS = {facts!r}\n{text}"
+    code = text.replace("FACTS: dict = {}", f"FACTS: dict = {facts!r}")
     kind = kind_of(text)
     if kind == "stdio":
         return Job(path.stem, kind, code, (StdioTest("1\n", secret), StdioTest("2\n", secret)))

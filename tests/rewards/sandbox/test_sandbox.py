@@ -257,13 +257,13 @@ def test_the_jobs_time_is_limited(sandbox_at: Callable[[str], Sandbox]) -> None:
 
 def test_levels_are_listed_best_first_with_reasons() -> None:
     found = room.levels()
-    assert list(found) == ["namespace", "landlock", "weak"]
+    assert list(found) == ["namespace", "landlock", "remote", "weak"]
     assert found["weak"] is None
     assert room.best_level() in ("namespace", "landlock", None)
 
 
 def test_unknown_and_missing_levels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SandboxError, match="no level 'docker'; there are namespace, landlock, weak"):
+    with pytest.raises(SandboxError, match="no level 'docker'; there are namespace, landlock, remote, weak"):
         Sandbox("docker")
     monkeypatch.setattr(room, "_probed", {"namespace": "no bubblewrap", "landlock": "no Landlock"})
     with pytest.raises(SandboxError, match=r"gives no level 'namespace': no bubblewrap"):
@@ -357,3 +357,23 @@ def test_limits_are_frozen_and_sane() -> None:
     with pytest.raises(AttributeError):
         Limits().seconds = 3.0  # type: ignore[misc]
     assert Limits().seconds < Limits().job_seconds
+
+
+@pytest.mark.parametrize(
+    ("missing", "status", "found"),
+    [
+        ({}, "ok", "level 'namespace'"),
+        ({"namespace": "no bubblewrap"}, "warn", "level 'landlock' (namespace: no bubblewrap)"),
+        ({"namespace": "no bubblewrap", "landlock": "old"}, "warn", "no level for code that models wrote"),
+    ],
+)
+def test_doctor_says_which_level_this_machine_gives(
+    missing: dict[str, str], status: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rl import doctor
+
+    monkeypatch.setattr(room, "_probed", {"namespace": None, "landlock": None, "weak": None, **missing})
+    check = doctor._sandbox()
+    assert check.status == status
+    assert check.found.startswith(found)
+    assert bool(check.remedy) == (status != "ok")

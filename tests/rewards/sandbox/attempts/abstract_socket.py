@@ -2,6 +2,8 @@
 
 import socket
 
+FACTS: dict = {}  # the test fills it in
+
 
 def f(n):
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):

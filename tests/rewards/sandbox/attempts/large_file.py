@@ -2,6 +2,8 @@
 
 import signal
 
+FACTS: dict = {}  # the test fills it in
+
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 

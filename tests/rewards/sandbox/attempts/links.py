@@ -3,6 +3,8 @@
 import os
 import sys
 
+FACTS: dict = {}  # the test fills it in
+
 
 def f(n):
     for index, target in enumerate([FACTS["canary"], "/etc/passwd", "/proc/self/root/etc/passwd", "/root"]):

@@ -2,6 +2,8 @@
 
 import time
 
+FACTS: dict = {}  # the test fills it in
+
 
 def f(n):
     written = 0

@@ -3,6 +3,8 @@
 import os
 import time
 
+FACTS: dict = {}  # the test fills it in
+
 
 def f(n):
     started = 0

@@ -3,6 +3,8 @@
 import os
 import signal
 
+FACTS: dict = {}  # the test fills it in
+
 
 def f(n):
     sent = []
