@@ -50,13 +50,15 @@ def tests(
     packages: Sequence[str] = (),
     workers: int | None = None,
     max_tests: int | None = None,
+    remote: Mapping[str, Any] | None = None,
     log_metric: LogMetric = None,
     log_extra: LogExtra = None,
     **columns: Any,
 ) -> list[Score]:
     """1.0 where the program passes all tests of its row, else 0.0; None where the row holds no tests.
 
-    level          isolation: auto (the best this machine gives), namespace, landlock; weak only by this name
+    level          isolation: auto (the best this machine gives), namespace, landlock; remote; weak only by this name
+    remote         the service, for level remote: {service: fusion or e2b, url: ...}, as docs/sandbox.md says
     seconds        for each test
     total_seconds  for all tests of a program; those left over count as failed
     memory         MiB
@@ -66,7 +68,7 @@ def tests(
     Logged: `code_seconds` (a program, mean), shares of programs `code_no_program`, `code_syntax_error`, `code_timeout`;
     `code_tests_passed` (share of tests); the column `code_failure`: what the first failing test says.
     """
-    settings = Settings(level, seconds, total_seconds, memory, packages, workers, max_tests)
+    settings = Settings(level, seconds, total_seconds, memory, packages, workers, max_tests, remote)
     found = _graded(completions, prompts, columns, settings)
     _log(tests, completions, found, log_metric, log_extra)
     return [_score(one, lambda report: float(report.solved)) for one in found]
@@ -82,6 +84,7 @@ def pass_rate(
     packages: Sequence[str] = (),
     workers: int | None = None,
     max_tests: int | None = None,
+    remote: Mapping[str, Any] | None = None,
     compat: str | None = None,
     log_metric: LogMetric = None,
     log_extra: LogExtra = None,
@@ -94,7 +97,7 @@ def pass_rate(
     Their programs run in our sandbox all the same. A sandbox that fails drops the row; theirs scores 0.
     The rest as `tests`.
     """
-    settings = Settings(level, seconds, total_seconds, memory, packages, workers, max_tests)
+    settings = Settings(level, seconds, total_seconds, memory, packages, workers, max_tests, remote)
     if compat is not None:
         jobs = _jobs(len(completions), columns, max_tests)
         return published("code.pass_rate", compat, completions, jobs, settings, log_metric=log_metric)

@@ -8,11 +8,12 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from rewards.load import RewardError
-from rewards.sandbox import LEVELS, Job, Limits, Report, Sandbox, SandboxError
+from rewards.sandbox import LEVELS, Job, Limits, Remote, Report, Sandbox, SandboxError
 
 REMEMBERED = 4096  # reports kept, so that two rewards of one recipe run each program once
 IMPORT_SECONDS = 20.0  # for the top level of a program that may import packages
@@ -30,8 +31,11 @@ class Settings:
     packages: Sequence[str] = ()
     workers: int | None = None
     max_tests: int | None = None
+    remote: Remote | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.remote is not None and not isinstance(self.remote, Remote):
+            object.__setattr__(self, "remote", _remote(self.remote))
         if isinstance(self.packages, str) or not all(isinstance(name, str) for name in self.packages):
             raise RewardError(f"code rewards: packages must be a list of names, as in [numpy], got {self.packages!r}")
         object.__setattr__(self, "packages", tuple(self.packages))
@@ -46,6 +50,15 @@ class Settings:
         start = max(self.seconds, IMPORT_SECONDS) if self.packages else self.seconds
         memory = int(self.memory * _MIB)
         return Limits(seconds=self.seconds, start_seconds=start, job_seconds=self.total_seconds, memory_bytes=memory)
+
+
+def _remote(given: Any) -> Remote:
+    known = [field.name for field in fields(Remote)]
+    if not isinstance(given, Mapping) or not {"service", "url"} <= set(given) <= set(known):
+        raise RewardError(f"code rewards: remote must say {', '.join(known)} (service and url at least), got {given!r}")
+    if given["service"] not in ("fusion", "e2b"):
+        raise RewardError(f"code rewards: remote.service must be fusion or e2b, got {given['service']!r}")
+    return Remote(**given)
 
 
 _sandboxes: dict[tuple[int, Settings], Sandbox] = {}
@@ -65,7 +78,13 @@ def sandbox(settings: Settings) -> Sandbox:
     with _lock:
         if key not in _sandboxes:
             try:
-                _sandboxes[key] = Sandbox(settings.level, settings.limits(), settings.workers, settings.packages)
+                _sandboxes[key] = Sandbox(
+                    settings.level,
+                    settings.limits(),
+                    settings.workers,
+                    settings.packages,
+                    settings.remote,  # pyright: ignore
+                )
             except SandboxError as error:
                 raise RewardError(
                     f"code rewards: {error}\n    `unmask doctor` says which levels this machine gives, and what to do"

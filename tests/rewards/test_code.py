@@ -265,11 +265,14 @@ def test_a_recipe_needs_one_of_the_columns() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({"level": "strong"}, "none of auto, namespace, landlock, weak"),
+        ({"level": "strong"}, "none of auto, namespace, landlock, remote, weak"),
         ({"seconds": 0}, "seconds must be a number above 0, got 0"),
         ({"memory": "1g"}, "memory must be a number above 0"),
         ({"max_tests": True}, "max_tests must be"),
         ({"packages": ["no_such_package"]}, "no_such_package cannot be imported"),
+        ({"level": "remote"}, "belong together"),
+        ({"level": "remote", "remote": {"service": "fusion"}}, "remote must say service, url"),
+        ({"level": "remote", "remote": {"service": "x", "url": "http://127.0.0.1:9"}}, "must be fusion or e2b"),
         ({"packages": "numpy"}, "packages must be a list of names"),
     ],
 )
@@ -280,7 +283,7 @@ def test_settings_are_checked_before_a_run(kwargs: dict[str, Any], said: str) ->
 
 
 def test_a_machine_without_a_sandbox_is_refused_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(level: str) -> str:
+    def none(level: str, remote: object) -> str:
         raise SandboxError(f"this machine gives no sandbox for code ({level})")
 
     monkeypatch.setattr("rewards.sandbox._chosen", none)
