@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.contract import Reward, TrainerState, load_rewards
+from rewards.ready import check_ready
 from rl.data import Prompt
 from rl.evaluation_files import Journal, read_state, write_samples, write_state
 from rl.evaluation_result import Identity, Outcome, summary
@@ -75,6 +76,7 @@ def evaluate_protocol(
         else Path.cwd()
     )
     rewards = load_rewards(entries, base=base)
+    check_ready(rewards)
     source = replace(source, model=source.model.model_copy(update=_as_stated(loaded)))
     policy = source.load()
     loaded, items = load_items(loaded, rewards, policy, data)
