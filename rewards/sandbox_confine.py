@@ -164,6 +164,7 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "tkill": (200, 130),
     "tgkill": (234, 131),
     "prlimit64": (302, 261),
+    "prctl": (157, 167),
     "clone": (56, 220),
     "clone3": (435, 435),
     "fork": (57, None),
@@ -180,11 +181,11 @@ _ALLOW: tuple[int, ...] = (_RETURN, 0, 0, 0x7FFF0000)
 _REFUSE: tuple[int, ...] = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
 
 
-def seccomp_program(pid: int | None, *, alone: bool = False) -> bytes:
+def seccomp_program(pid: int | None, *, alone: bool = False, final: bool = False) -> bytes:
     """The filter as an array of `struct sock_filter`. Refused calls give EPERM; another architecture's kill the process.
 
     With `pid`, signals may go to that process and its group (0) only; None where a pid namespace sees to it. `alone`:
-    it may start threads, but neither processes nor programs.
+    it may start threads and no processes; `final`: it may become no other program.
     Raises OSError on an architecture whose numbers are not known here.
     """
     machine = platform.machine()
@@ -194,7 +195,9 @@ def seccomp_program(pid: int | None, *, alone: bool = False) -> bytes:
     refused = [pair[column] for pair in _REFUSED.values()]
     calls = {name: pair[column] for name, pair in _CALLS.items()}
     if alone:
-        refused += [calls[name] for name in ("fork", "vfork", "execve", "execveat")]
+        refused += [calls["fork"], calls["vfork"]]
+    if final:
+        refused += [calls["execve"], calls["execveat"]]
     if pid is not None:
         refused.append(calls["tkill"])
     program = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _ARCH[machine]), (_RETURN, 0, 0, _KILL)]
@@ -206,6 +209,8 @@ def seccomp_program(pid: int | None, *, alone: bool = False) -> bytes:
     program += [(_EQUAL, 0, 1, calls["clone3"]), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
     threads_only = [(_ANY_BIT, 1, 0, _CLONE_THREAD), _REFUSE] if alone else []
     program += _closer(calls["clone"], [*threads_only, (_ANY_BIT, 0, 1, _NEW_NAMESPACES), _REFUSE])
+    # What makes it die with its keeper stays as it is.
+    program += _closer(calls["prctl"], [(_EQUAL, 0, 1, PR_SET_PDEATHSIG), _REFUSE])
     program += _closer(calls["prlimit64"], [(_EQUAL, 1, 0, 0), _REFUSE])
     if pid is not None:
         for name in ("kill", "tgkill"):

@@ -11,6 +11,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -51,7 +52,7 @@ class Keeper:
         """Have an interpreter that waits for a submission. Raises LevelError with the reason if none starts."""
         if self.spare is None:
             self.spare = self.starter.start()
-            self.starter.await_ready(self.spare)
+            self.starter.await_ready(self.spare, idle=True)
 
     def take(self) -> Interpreter:
         """An interpreter that is ready, and another one on its way."""
@@ -237,6 +238,7 @@ def main(arguments: str) -> None:
     try:
         sandbox_process.end_politely()
         if given["remote"]:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a request may take minutes; a checker dies with us
             keeper = RemoteKeeper(given["remote"], given["limits"])
         else:
             keeper = Keeper(given["level"], given["limits"], given["packages"])

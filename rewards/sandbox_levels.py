@@ -316,7 +316,8 @@ def become(plan: Plan, user: int | None, folder: str, parent: int, processes: in
         confine.prctl(confine.PR_SET_DUMPABLE)  # or its own handles in /proc would belong to root
     confine.die_with(parent)
     if plan.level == "landlock":
-        confine.restrict_calls(confine.seccomp_program(os.getpid()))
+        # One process, with threads: the kernel ends it with its keeper. Its children, it would not.
+        confine.restrict_calls(confine.seccomp_program(os.getpid(), alone=True))
     last = INFO if plan.level == "namespace" else REPLIES
     for fd in sorted(keep):
         os.closerange(last + 1, fd)

@@ -57,10 +57,16 @@ class Interpreter:
 
 
 def end_politely() -> None:
-    """On SIGTERM and at the driver's death, leave by way of the clean-up."""
+    """Take SIGTERM, which also comes at the driver's death, for the end of standard input.
+
+    It is noticed where we look for that. Raised just anywhere it could interrupt the clean-up, or the moment between the
+    start of a process and the note of it. Standard input alone would not do: a child that the driver forked holds it open.
+    """
 
     def stop(*_: object) -> None:
-        raise Dead
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -116,12 +122,18 @@ class Starter:
             os.chown(folder, user, user)
         return str(folder)
 
-    def await_ready(self, interpreter: Interpreter) -> None:
-        """Wait for its first message. Raises LevelError with what it wrote to standard error."""
+    def await_ready(self, interpreter: Interpreter, *, idle: bool = False) -> None:
+        """Wait for its first message. Raises LevelError with what it wrote to standard error; Dead if our standard input
+        ends, but not when `idle`, where a job may come on it."""
         if interpreter.ready:
             return
         problem = "it said nothing"
-        readable, _, _ = select.select([interpreter.replies], [], [], READY_SECONDS)
+        readable, _, _ = select.select(
+            [interpreter.replies] if idle else [interpreter.replies, 0], [], [], READY_SECONDS
+        )
+        if readable == [0]:
+            self.end(interpreter)
+            raise Dead
         if readable:
             try:
                 if sandbox_wire.receive(interpreter.replies) == ["ready"]:
@@ -208,7 +220,7 @@ def _confine_checker(parent: int, limits: dict[str, float]) -> None:
         reads = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", sys.base_prefix, *(path for path in sys.path if path)]
         sandbox_confine.restrict_files(reads, [], ["/dev/null", "/dev/urandom"])
     with suppress(OSError):  # an architecture whose calls are not known
-        sandbox_confine.restrict_calls(sandbox_confine.seccomp_program(os.getpid(), alone=True))
+        sandbox_confine.restrict_calls(sandbox_confine.seccomp_program(os.getpid(), alone=True, final=True))
 
 
 def noted(

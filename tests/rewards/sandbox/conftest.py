@@ -23,9 +23,9 @@ LIMITS = Limits(
     output_bytes=1 << 20,
 )
 SLEEPERS = """
-import os, time
+import os, threading, time
 
-def f(n):
+def processes():
     started = 0
     try:
         for _ in range(80):
@@ -34,6 +34,16 @@ def f(n):
                 os._exit(0)
             started += 1
     except OSError:
+        pass
+    return started
+
+def threads():
+    started = 0
+    try:
+        for _ in range(80):
+            threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+            started += 1
+    except RuntimeError:
         pass
     return started
 """
@@ -51,9 +61,14 @@ def sandbox_at() -> Iterator[Callable[[str], Sandbox]]:
                 pytest.skip(f"this machine gives no level '{level}': {reason}")
             made[level] = Sandbox(level, limits=LIMITS, workers=1)
             if level != "weak":
-                job = Job("sleepers", "function", SLEEPERS, (f"assert 5 <= f(0) <= {LIMITS.processes}",), ("f",))
-                (report,) = made[level].check([job])
-                assert report.solved, f"the limit on processes does not hold at level {level}: {report}"
+                most = LIMITS.processes if level == "namespace" else 0  # at level "landlock": threads only
+                tests = (f"assert processes() <= {most}", f"assert 5 <= threads() <= {LIMITS.processes}")
+                reports = made[level].check(
+                    [Job(test, "function", SLEEPERS, (test,), ("processes", "threads")) for test in tests]
+                )
+                assert all(report.solved for report in reports), (
+                    f"limits on processes do not hold at level {level}: {reports}"
+                )
         return made[level]
 
     yield at

@@ -15,7 +15,15 @@ import pytest
 from rewards.sandbox import Job, Report, Sandbox
 from rewards.sandbox_watch import tree
 
-HANGS = "import os, time\ndef f(n):\n    if os.fork() == 0: time.sleep(50)\n    time.sleep(50)"
+HANGS = """
+import os, time
+def f(n):
+    try:
+        if os.fork() == 0: time.sleep(50)
+    except OSError:
+        pass
+    time.sleep(50)
+"""
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -45,18 +53,15 @@ def gone(pids: set[int], seconds: float = 10.0) -> bool:
 
 
 def test_closing_leaves_no_process_and_no_file(sandbox: Sandbox, room: Path) -> None:
-    before = set(tree(os.getpid()))
     files = len(os.listdir("/proc/self/fd"))
     with Sandbox(sandbox.level, sandbox.limits, workers=2) as mine:
-        started = (
-            "import os\ndef f(n):\n    if os.fork() == 0:\n        import time\n        time.sleep(50)\n    return 1"
-        )
+        started = HANGS.replace("    time.sleep(50)\n", "    return 1\n")
         reports = mine.check(
             [Job("child", "function", started, ("assert f(0) == 1",), ("f",)), *(add(n) for n in range(5))]
         )
-        assert all(report.solved for report in reports)
-        below = set(tree(os.getpid())) - before
-        assert below
+        assert [report for report in reports if not report.solved] == []
+        below = {pid for worker in mine._pool()._workers for pid in tree(worker.process.pid)}
+        assert len(below) >= 4
     assert gone(below)
     assert not list(room.iterdir())
     assert len(os.listdir("/proc/self/fd")) <= files
@@ -91,13 +96,20 @@ def test_a_keeper_that_is_killed_takes_its_processes_along_and_is_replaced(sandb
     with Sandbox(sandbox.level, sandbox.limits, workers=1) as mine:
         assert mine.check([add(1)])[0].solved
         (worker,) = mine._pool()._workers
-        below = set(tree(worker.process.pid))
-        timer = threading.Timer(0.5, os.kill, (worker.process.pid, signal.SIGKILL))
+        below: set[int] = set()
+
+        def kill() -> None:
+            below.update(tree(worker.process.pid))
+            os.kill(worker.process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(0.5, kill)
         timer.start()
         (report,) = mine.check([Job("hangs", "function", HANGS, ("f(0)",), ("f",))])
         timer.join()
         assert report.infrastructure == "the sandbox's keeper ended with status -9"
-        assert gone(below)
+        if sandbox.level != "weak":  # there, what a submission started survives a keeper that is killed
+            assert len(below) >= 3
+            assert gone(below)
         assert mine.check([add(2)])[0].solved
     assert not list(room.iterdir())  # the next keeper of that slot has cleared away what the first one left
 

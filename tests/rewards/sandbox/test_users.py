@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from rewards.sandbox import Job, Sandbox
 from rewards.sandbox_levels import FIRST_USER, SLOTS, UIDS, reachable
+from rewards.sandbox_watch import tree
 
 ROOT = Path(__file__).resolve().parents[3]
 NOBODY = 65534
@@ -97,17 +99,12 @@ def test_submissions_have_users_of_their_own(strong: Sandbox) -> None:
     users = range(FIRST_USER, FIRST_USER + SLOTS * UIDS)
     (worker,) = strong._pool()._workers
     assert strong.check([Job("x", "function", "def f(): pass", ("f()",), ("f",))])[0].solved
-    children = [
-        entry
-        for entry in os.scandir("/proc")
-        if entry.name.isdigit() and f" {worker.process.pid} " in _stat(entry.name)
-    ]
-    assert children
-    assert all(entry.stat().st_uid in users for entry in children)
+    until = time.monotonic() + 10.0
+    while not (owners := _owners(worker.process.pid)) or not all(owner in users for owner in owners):
+        assert time.monotonic() < until, owners  # a child that has just been forked changes its user in a moment
+        time.sleep(0.02)
 
 
-def _stat(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text()[:60]
-    except OSError:
-        return ""
+def _owners(parent: int) -> list[int]:
+    """The users of all that a process has started."""
+    return [Path(f"/proc/{pid}").stat().st_uid for pid in tree(parent)[1:]]
