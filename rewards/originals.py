@@ -145,10 +145,13 @@ def espo_answer(text: str) -> str:
     return numbers[-1] if numbers else ""
 
 
-def flexible_answer(text: str) -> str | None:
-    """The last number of the text as lm-eval's filter `flexible-extract` cuts it (gsm8k.yaml, version 3.0), or None."""
+def flexible_answer(text: str, digits: bool = False) -> str | None:
+    r"""The last number of the text as lm-eval's filter `flexible-extract` cuts it (gsm8k.yaml, version 3.0), or None.
+
+    For its pattern the dots of `\boxed{...}` are one, too. digits: not for us; the last that holds a digit.
+    """
     numbers = _FLEXIBLE.findall(text)
-    return numbers[-1] if numbers else None
+    return next((one for one in reversed(numbers) if not digits or any(map(str.isdecimal, one))), None)
 
 
 def lm_eval_text(answer: str) -> str:

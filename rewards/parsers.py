@@ -104,7 +104,7 @@ def _number(text: str) -> float | None:
 
 
 def _flexible(text: str, gold: Any) -> bool:
-    found, expected = originals.flexible_answer(text), originals.gold_text(gold)
+    found, expected = originals.flexible_answer(text, digits=True), originals.gold_text(gold)
     if found is None or expected is None:
         return False
     number = _number(originals.lm_eval_text(found))
@@ -144,7 +144,7 @@ _GSM8K = Task(
         Parser("d1", "d1's evaluation script: first readable box, else first tag", _each(_d1_gsm8k, True), script=True),
         Parser("spg", "SPG's: d1's, then also text without closed tags", _each(_spg_gsm8k, True), script=True),
         Parser("flexible", "lm-eval's flexible-extract: the last number, by value", _each(_flexible)),
-        Parser("lm_eval", "the same to the letter: lm-eval compares it as text", _each(_lm_eval)),
+        Parser("lm_eval", "lm-eval's rule to the letter: compared as text", _each(_lm_eval)),
         Parser("boxed", "the last number of the last box", _each(_boxed)),
         Parser("espo", "ESPO's training reward", _each(
             lambda text, gold: originals.espo_answer(text) == originals.gold_text(gold))),

@@ -99,6 +99,11 @@ def test_lm_eval_flexible(text: str, found: str | None, compared: str | None) ->
     assert (None if found is None else originals.lm_eval_text(found)) == compared
 
 
+def test_dots_are_no_number_by_value() -> None:
+    assert originals.flexible_answer(r"so 5 \boxed{...}", digits=True) == "5"
+    assert originals.flexible_answer("... ,, $$", digits=True) is None
+
+
 def test_the_flexible_rule_is_that_of_lm_eval() -> None:
     extraction = pytest.importorskip("lm_eval.filters.extraction", reason="needs the extra 'eval'")
     rule = extraction.RegexFilter(regex_pattern="(-?[$0-9.,]{2,})|(-?[0-9]+)", group_select=-1)  # of gsm8k.yaml, 3.0
@@ -137,10 +142,10 @@ def test_arithmetic_against_eval(parts: list[str]) -> None:
 
 @pytest.mark.parametrize("bomb", ["99**98**97", "9**9**9", "1+(99**98**97)*0", "(2**999999)**2"])
 def test_a_bomb_is_refused_at_once(bomb: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(NeverEndsError):
         evaluate(bomb)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 def test_numbers_and_target() -> None:

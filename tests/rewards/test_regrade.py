@@ -38,7 +38,7 @@ def accuracies(found: Regraded) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("task", "file", "figures", "n"),
     [
-        ("gsm8k", "gsm8k", {"d1": 76.37, "espo": 76.60, "flexible": 78.63, "d1_training": 0.0, "d1_training_unboxed": 51.06,
+        ("gsm8k", "gsm8k", {"d1": 76.37, "espo": 76.60, "flexible": 78.72, "d1_training": 0.0, "d1_training_unboxed": 51.06,
                             "unmask": 78.90, "boxed": 76.42, "lm_eval": 77.30, "spg": 77.88}, 1130),
         ("countdown", "countdown", {"d1": 19.53, "unmask": 19.14, "unmask_attempt": 31.25, "d1_training": 0.0,
                                     "d1_training_mean": 7.85}, 256),
@@ -60,7 +60,7 @@ def test_golds_from_the_data_itself() -> None:
     found = regrade(tasks()["gsm8k"], files, golds=shared_data("gsm8k", "test.jsonl"))
     assert {one.n for one in found.tallies().values()} == {1130}
     figures = accuracies(found)
-    assert (figures["d1"], figures["flexible"], figures["d1_training_unboxed"]) == (76.37, 78.67, 51.06)
+    assert (figures["d1"], figures["flexible"], figures["d1_training_unboxed"]) == (76.37, 78.76, 51.06)
 
 
 # ------------------------------------------------------------------------------------------------------------------ files

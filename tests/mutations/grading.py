@@ -1,0 +1,21 @@
+"""Parsers side by side, originals and the counting of rows. Columns: `tests.mutations.mutation`."""
+
+from tests.mutations.mutation import Mutation
+
+ORIGINALS = "tests/rewards/test_originals.py"
+REGRADE = "tests/rewards/test_regrade.py"
+FLAWS = "tests/rewards/test_published_flaws.py"
+PROPERTIES = "tests/rewards/test_grading_properties.py"
+
+MUTATIONS = (
+    Mutation("last number of a box", "rewards/originals.py", "_float_or_found(box, 0)", "_float_or_found(box, -1)", ORIGINALS),
+    Mutation("first number of a tag", "rewards/originals.py", "_float_or_found(tagged, -1)", "_float_or_found(tagged, 0)", ORIGINALS),
+    Mutation("other numbers", "rewards/originals.py", "1.0 if uses_numbers", "1.0 if not uses_numbers", FLAWS),
+    Mutation("SPG as d1", "rewards/originals.py", '"\\n<answer>\\n" if spg', '"\\n</answer>\\n" if spg', FLAWS),
+    Mutation("a longer name before =", "rewards/originals_math.py", "len(name) <= 2", "len(name) <= 3", ORIGINALS),
+    Mutation("None is nothing", "rewards/originals_math.py", "return answer is gold", "return False", FLAWS),
+    Mutation("capital tags", "rewards/extract.py", "text.lower() if text.isascii() else text.translate(_SMALL)", "text", PROPERTIES),
+    Mutation("scripts count once", "rewards/regrade.py", "parser.script or not row.repeat", "not row.repeat", REGRADE),
+    Mutation("rows independent", "rewards/regrade.py", "min(units, accuracy * (1 - accuracy) / variance)", "units", REGRADE),
+    Mutation("Wilson without its centre", "rewards/regrade.py", "(share + Z * Z / (2 * trials))", "(share + Z / (2 * trials))", REGRADE),
+)  # fmt: skip
