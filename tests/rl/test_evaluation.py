@@ -66,7 +66,9 @@ def test_one_row_for_every_answer(whole: Outcome) -> None:
         assert row["cluster_label"] == str(row["family"])
         assert len(row["token_ids"]) == len(row["reveal_step"]) == 8
         assert row["forwards"] <= 4
-    assert len({row["completion"] for row in rows if row["prompt_id"] == 5}) > 1
+    for seed, sample in ((0, 1), (1, 0)):  # streams of their own
+        other = [row["token_ids"] for row in rows if (row["seed"], row["sample"]) == (seed, sample)]
+        assert other != [row["token_ids"] for row in rows if (row["seed"], row["sample"]) == (0, 0)]
 
 
 def test_scores_are_those_of_the_parsers_and_can_be_had_again_offline(home: Path, whole: Outcome) -> None:
@@ -165,9 +167,12 @@ def test_a_killed_evaluation_goes_on_without_double_answers(
     assert sum(sampled) == 96 - 21
     assert said(rows_of(again)) == said(rows_of(whole))
     assert not (out / "samples.jsonl").exists()
+    # Killed once more, after the samples were written and before the journal was taken away.
+    (out / "samples.jsonl").write_text("".join(json.dumps(row, default=str) + "\n" for row in rows_of(again)[:5]))
     sampled.clear()
     once_more = measured(home, out)
     assert sampled == []
+    assert said(rows_of(once_more)) == said(rows_of(whole))
     assert once_more.accuracy == whole.accuracy
 
 
@@ -220,6 +225,11 @@ def test_a_data_set_of_another_size_is_a_change(home: Path, tmp_path: Path) -> N
         ("prompt.template=Say {digt}", DataError, "did you mean 'digit'"),
         ("data.subset={count: 99, seed: 0}", DataError, "asks 99 rows, and the data set has 24"),
         ("data.path=rws.jsonl", DataError, "there is no file rws.jsonl"),
+        (
+            f"prompt.template={'x' * 25}{{note}}",
+            DataError,
+            "14 of 24 rows cannot be asked: 14 prompt longer than 32 tokens",
+        ),
         ("parsers=[gsm8k.correct]", DataError, "parser gsm8k.correct needs a column 'answer'"),
         ("parsers=[gsm8k.corect]", RewardError, "gsm8k.correct"),
         ("data.add={x: {column: nope, old: a, new: b}}", DataError, "there is no column 'nope'"),
@@ -317,6 +327,7 @@ def test_real_protocols_end_to_end(
         assert row["scores"][parsers[0]] in (0.0, 1.0)
     if name == "d1-sudoku-256":  # the first puzzle that d1 drew, and its solution grid as cluster
         assert rows[0]["puzzle"] == "4320004330100004"
+        assert data.read_text().splitlines()[1 + rows[0]["prompt_id"]].startswith(rows[0]["puzzle"])
         assert rows[0]["cluster_label"] == json.dumps(rows[0]["solution"])
     if name == "d1-countdown-512":
         assert "Numbers: [30, 100, 93]\nTarget: 23" in rows[0]["prompt"]

@@ -268,6 +268,8 @@ def test_the_smallest_difference_seen_is_seen_four_times_in_five() -> None:
     assert 0.7 <= found / 400 <= 0.9
     copies = np.repeat(moved, 4)
     assert smallest_seen(copies, np.repeat(np.arange(256), 4).tolist()) == pytest.approx(least, rel=0.01)
+    leaning = generator.choice([-1.0, 0.0, 1.0], p=[0.05, 0.45, 0.5], size=256)
+    assert smallest_seen(leaning) == pytest.approx((1.960 + 0.8416) * leaning.std(ddof=1) / 16, rel=1e-3)
     assert math.isnan(smallest_seen(np.array([1.0])))
     assert 0 < smallest_seen(np.zeros(100)) < 0.06
 
