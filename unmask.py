@@ -5,6 +5,7 @@ The public Python API. Names are loaded when they are first used, so that import
     train(recipe, reward_funcs=None, train_dataset=None, eval_dataset=None) -> Run
     sft(recipe) -> Run
     evaluate(recipe, model=None, adapter=None) -> {steps: {value, low, high, n}}
+    evaluate_protocol(protocol, model, adapter=None) -> Outcome
     load_policy(path, ...) -> Policy
     __version__
 """
@@ -16,15 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rl.evaluation import evaluate_protocol
     from rl.loop import sft, train
     from rl.measure import evaluate
     from rollouts.models import load_policy
 
     __version__: str
 
-__all__ = ["__version__", "evaluate", "load_policy", "sft", "train"]
+__all__ = ["__version__", "evaluate", "evaluate_protocol", "load_policy", "sft", "train"]
 
-_HOME = {"train": "rl.loop", "sft": "rl.loop", "evaluate": "rl.measure", "load_policy": "rollouts.models"}
+_HOME = {
+    "train": "rl.loop",
+    "sft": "rl.loop",
+    "evaluate": "rl.measure",
+    "evaluate_protocol": "rl.evaluation",
+    "load_policy": "rollouts.models",
+}
 
 
 def _check_origin() -> None:

@@ -38,10 +38,10 @@ def published(
     name: str,
     compat: str,
     completions: Sequence[Any],
-    *columns: Sequence[Any],
+    *columns: Any,
     log_metric: Callable[[str, float], None] | None = None,
 ) -> Scores:
-    """The scores of the reward `name` by the original `compat`. columns: those that its rule needs, one cell per completion.
+    """The scores of the reward `name` by the original `compat`. columns: what its rule needs: cells of columns, one per completion.
 
     Raises RewardError where there is no such original.
     """
@@ -157,6 +157,17 @@ def _espo_code(text: str) -> float:
         return 0.5
 
 
+def _pass_rates(layout: Callable[[str], float]) -> _Rule:
+    """DiffuCoder, ESPO: the share of processes that end with status 0, for programs in a perfect layout; see there."""
+
+    def scores(texts: Sequence[str], *asked: Any) -> Scores:
+        from rewards.originals_code import pass_rates
+
+        return pass_rates(_each(layout)(texts), texts, *asked)
+
+    return scores
+
+
 def _espo_math(texts: Sequence[str], golds: Sequence[Any]) -> Scores:
     """1.0 where math-verify takes what it finds anywhere in the text for equal to what it finds in the gold solution."""
     from rewards.math import espo_scores
@@ -180,7 +191,8 @@ _RULES: dict[str, dict[str, _Rule]] = {
     "format.soft": _SOFT,
     "format.strict": _STRICT,
     "format.boxed": _for("d1 spg", originals.boxed_in_tags),
-    "format.code": _for("diffucoder", originals.code_layout) | _for("espo", _espo_code),
+    "code.format": _for("diffucoder", originals.code_layout) | _for("espo", _espo_code),
+    "code.pass_rate": {"diffucoder": _pass_rates(originals.code_layout), "espo": _pass_rates(_espo_code)},
     "math.correct": _for("d1 spg", _d1_math) | {"espo": _espo_math},
     "countdown.correct": _for("d1 spg espo", _d1_countdown),
     "sudoku.cells": _for("d1 spg espo", _d1_sudoku),

@@ -10,9 +10,7 @@ lack it. Keep these out of `outcome`: a policy can earn all of them without solv
 
 from __future__ import annotations
 
-import ast
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -138,36 +136,7 @@ def _says_something(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
-def code(
-    completions: Sequence[Any],
-    compat: str | None = None,
-    log_metric: Callable[[str, float], None] | None = None,
-    **_: Any,
-) -> Scores:
-    """1.0 where the completion has exactly one fenced block marked `python` and what stands in it is valid syntax.
-
-    What stands around the block does not matter, nor whether its last fence is there or was cut off. The published
-    code_format wants the block at the very end, and DiffuCoder's exactly one line break behind it, without which the code
-    is never run; syntax errors earn 0.5: `compat: diffucoder` or `espo`.
-    """
-    if compat is not None:
-        return published("format.code", compat, completions, log_metric=log_metric)
-    return [float(_is_python(text_of(completion))) for completion in completions]
-
-
-def _is_python(text: str) -> bool:
-    blocks = _FENCE.split(text)[1:]
-    if len(blocks) != 1:
-        return False
-    try:
-        with warnings.catch_warnings():  # about escapes in the text of others
-            warnings.simplefilter("ignore")
-            return bool(ast.parse(blocks[0].partition("```")[0]).body)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
-
-
-REWARDS = (tags, soft, strict, answered, boxed, code)
+REWARDS = (tags, soft, strict, answered, boxed)
 
 
 def _original(

@@ -63,11 +63,21 @@ def read_generations(files: Sequence[Path], text: str | None = None) -> list[Sto
 
 
 def read_golds(file: Path) -> Mapping[str, Mapping[str, Any]]:
-    """The rows of a data file by their question. Raises RewardError."""
-    rows = {question: fields for row in read_rows(file) if (question := _question(fields := _flat(row)))}
+    """The rows of a data file by their question, and by their `task_id` where they have one. Raises RewardError."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for fields in map(_flat, read_rows(file)):
+        rows.update({key: fields for key in (_question(fields), task_id(fields)) if key})
     if not rows:
-        raise RewardError(f"{file} has no rows with a question: one of {', '.join(QUESTION_FIELDS)}")
+        raise RewardError(
+            f"{file} has no rows with a question: one of {', '.join(QUESTION_FIELDS)}; nor with a task_id"
+        )
     return rows
+
+
+def task_id(fields: Mapping[str, Any]) -> str:
+    """The id by which samples of programs name their task; "" without one."""
+    found = fields.get("task_id")
+    return "" if found is None else f"task {found}"
 
 
 def read_rows(file: Path) -> list[Mapping[str, Any]]:

@@ -25,7 +25,19 @@ from rewards.load import RewardError
 from rewards.pool import Pool, PoolError
 
 # Modules of this package whose functions answer any text at once, or bound what they do by processes of their own.
-BOUNDED = ("countdown", "format", "gsm8k", "math", "sudoku")
+BOUNDED = (
+    "choice",
+    "code",
+    "countdown",
+    "format",
+    "gsm8k",
+    "length",
+    "math",
+    "reasoning_gym",
+    "repetition",
+    "speed",
+    "sudoku",
+)
 TIMEOUT = 600.0
 START_SECONDS = 300.0
 _START = (

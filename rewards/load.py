@@ -23,6 +23,7 @@ ROLLOUT_ARGUMENTS = ("reveal_steps", "intermediate_texts", "forwards", "truncate
 
 _BUILTIN_MODULES = (
     "choice",
+    "code",
     "countdown",
     "format",
     "gsm8k",

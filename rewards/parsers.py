@@ -66,7 +66,7 @@ class Task:
 
 def tasks() -> dict[str, Task]:
     """The tasks by their names and aliases."""
-    return {name: task for task in _TASKS for name in (task.name, *task.aliases)}
+    return {name: task for task in _tasks() for name in (task.name, *task.aliases)}
 
 
 # --------------------------------------------------------------------------------------------------------------- helpers
@@ -292,8 +292,14 @@ _SUDOKU = Task(
 _TASKS = (_GSM8K, _MATH, _COUNTDOWN, _SUDOKU)
 
 
+def _tasks() -> tuple[Task, ...]:
+    from rewards.parsers_code import CODE  # which imports this module
+
+    return (*_TASKS, CODE)
+
+
 def every_parser() -> Iterator[tuple[Task, Parser]]:
     """Each parser with its task."""
-    for task in _TASKS:
+    for task in _tasks():
         for parser in task.parsers:
             yield task, parser

@@ -25,6 +25,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+Made = TypeVar("Made")
 
 START_SECONDS = 120.0
 LOST_WORKERS = 100  # that ended while they had nothing to do, over the life of a pool
@@ -63,7 +66,8 @@ class _Worker:
 class Pool:
     """Up to `size` workers running `command`, started as they are needed and kept for the next call.
 
-    A pool belongs to the process that made it; calls from several threads wait for each other.
+    A pool belongs to the process that made it; calls from several threads wait for each other. `grace`: seconds that a
+    worker has to end by itself when its input closes, before it is killed; for one that has to tidy up.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Pool:
         command: Sequence[str],
         size: int,
         *,
+        grace: float = 0.0,
         greeting: bytes = b"",
         errors: int = subprocess.DEVNULL,
         start_seconds: float | None = None,
@@ -80,6 +85,7 @@ class Pool:
         None: START_SECONDS. retire: whether a fresh process takes the place of one that has served REQUESTS_PER_WORKER."""
         self.command = list(command)
         self.size = size
+        self.grace = grace
         self.greeting, self.errors = greeting, errors
         self.start_seconds, self.retire = start_seconds or START_SECONDS, retire
         self._workers: list[_Worker] = []
@@ -120,6 +126,8 @@ class Pool:
         """Kill all workers. The pool can be used again afterwards."""
         if os.getpid() != self._owner:  # a forked child has copies of these handles, and no right to the processes
             return
+        for worker in self._workers:  # all first: they end side by side
+            self._close_input(worker)
         for worker in list(self._workers):
             self._end(worker)
 
@@ -237,7 +245,8 @@ class Pool:
         if worker in self._workers:
             self._workers.remove(worker)
         process = worker.process
-        if patience:
+        self._close_input(worker)
+        if patience := max(patience, self.grace):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
         if (
@@ -246,23 +255,26 @@ class Pool:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
+        if process.stdout is not None:
+            process.stdout.close()
         return code
 
+    @staticmethod
+    def _close_input(worker: _Worker) -> None:
+        if worker.process.stdin is not None:
+            with suppress(BrokenPipeError):
+                worker.process.stdin.close()
 
-def per_process(make: Callable[[], Pool]) -> Callable[[], Pool]:
+
+def per_process(make: Callable[[], Made]) -> Callable[[], Made]:
     """`make`, called once in each process: a forked child must not speak to its parent's workers."""
-    made: dict[int, Pool] = {}
+    made: dict[int, Made] = {}
     lock = threading.Lock()
 
-    def current() -> Pool:
+    def current() -> Made:
         with lock:
-            pool = made.get(os.getpid())
-            if pool is None:
-                pool = made[os.getpid()] = make()
-            return pool
+            if os.getpid() not in made:
+                made[os.getpid()] = make()
+            return made[os.getpid()]
 
     return current

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.generations import Stored, read_generations, read_golds
+from rewards.generations import Stored, read_generations, read_golds, task_id
 from rewards.load import RewardError
 from rewards.parsers import Mark, Parser, Row, Task
 
@@ -114,9 +114,10 @@ def _marks(parser: Parser, rows: Sequence[Row], stored: Sequence[Stored]) -> lis
 def _gold(task: Task, row: Stored, named: str | None, other: Mapping[str, Mapping[str, Any]] | None) -> Any:
     where, fields = f"{row.file}, row {row.row}", row.fields
     if other is not None:
-        if row.question not in other:
+        key = next((key for key in (row.question, task_id(fields)) if key in other), None)
+        if key is None:
             raise RewardError(f"{where}: the file of --golds has no row with its question: {row.question[:200]!r}")
-        fields = other[row.question]
+        fields = other[key]
     if named is not None and named not in fields:
         raise RewardError(f"{where} has no field {named!r}; it has {', '.join(map(repr, fields))}")
     try:

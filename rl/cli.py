@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rl import cli_bench, cli_data, cli_tools, origin
+from rl import cli_bench, cli_data, cli_eval, cli_tools, origin
 
 app = typer.Typer(
     name="unmask",
@@ -229,6 +229,7 @@ for _name, _command in (cli_tools.COMMANDS | cli_data.COMMANDS).items():
     app.command(_name)(_errors_for_people()(_command))
 cli_bench.reward_app.command("test")(_errors_for_people()(cli_bench.reward_test))
 app.add_typer(cli_bench.reward_app, name="reward")
+app.add_typer(cli_eval.application(_errors_for_people()), name="eval")
 
 
 def main() -> int:

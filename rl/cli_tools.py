@@ -135,28 +135,6 @@ def sample(
     )
 
 
-def evaluate(
-    recipe: RecipeArgument,
-    overrides: Overrides = None,
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    toy: ToyOption = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.json", help="Also write the numbers.", show_default=False)
-    ] = None,
-) -> None:
-    """Accuracy on the recipe's evaluation prompts, with 95 % intervals, by denoising steps."""
-    from rl.measure import UNUSED, measure, show, write
-
-    settings = list(overrides or [])
-    if toy:
-        settings = made_small(recipe, settings, (model, adapter), UNUSED, ("data.train",))
-    found = measure(recipe, settings, model=model, adapter=adapter, out=out)
-    show(found)
-    if out is not None:
-        write(found, out)
-
-
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
     out: Annotated[
@@ -379,7 +357,6 @@ def plan(
 
 COMMANDS = {
     "sample": sample,
-    "eval": evaluate,
     "diagnose": diagnose,
     "report": report,
     "export": export,

@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from rl import presets
 from rl.config_checks import checks
-from rl.config_errors import COMMAND_LINE, Problem, RecipeErrors, listing, nearest
+from rl.config_errors import Problem, RecipeErrors, listing, nearest
 from rl.config_explain import explain, models_at
+from rl.config_overrides import Origin, apply_overrides
 from rl.config_schema import (
     DataConfig,
     EvalConfig,
@@ -31,7 +31,7 @@ from rl.config_schema import (
     TrainConfig,
     WarmStartConfig,
 )
-from rl.config_yaml import Document, Key, describe, dotted, parse_value, read_file
+from rl.config_yaml import Document, Key, dotted, read_file
 from rl.recipes import recipe_folder, recipe_names
 from rollouts.families import MADE
 from rollouts.spec import SamplerSpec
@@ -56,7 +56,6 @@ __all__ = [
 
 Command = Literal["train", "sft"]
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-_NUMBER = re.compile("[0-9]{1,9}")  # of a list item; str.isdigit would take superscripts, too
 _ROUNDS = 6  # of repairing a broken recipe far enough to run the checks between sections, too
 
 
@@ -83,7 +82,7 @@ def load_recipe(
     problems = list(document.problems)
     if document.problems and not document.data:  # no YAML: nothing else could be said of it
         raise RecipeErrors(problems)
-    origin = _apply_overrides(document, overrides, problems)
+    origin = apply_overrides(document, overrides, problems)
     document.data = _without_nul(document.data, (), problems, origin)
     is_file = isinstance(source, (str, Path))
     is_shipped = is_file and Path(document.file).parent == recipe_folder()
@@ -103,25 +102,6 @@ def load_recipe(
         raise RecipeErrors(problems)
     assert recipe is not None
     return recipe
-
-
-class _Origin:
-    """Says where a key was written: which file and line, or the command line."""
-
-    def __init__(self, document: Document):
-        self.document = document
-        self.overridden: list[Key] = []
-
-    def is_overridden(self, path: Key) -> bool:
-        return any(path[: len(one)] == one or one[: len(path)] == path for one in self.overridden)
-
-    def problem(self, key: str, message: str, near: str | None = None, remedy: str | None = None) -> Problem:
-        path = tuple(int(part) if _NUMBER.fullmatch(part) else part for part in key.split("."))
-        if self.is_overridden(path):
-            return Problem(COMMAND_LINE, key, message, near, remedy)
-        while path and path not in self.document.lines:
-            path = path[:-1]
-        return Problem(self.document.file, key, message, near, remedy, self.document.lines.get(path))
 
 
 def _document(source: str | Path | Mapping[str, Any] | Recipe) -> Document:
@@ -163,7 +143,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _without_nul(value: Any, path: Key, problems: list[Problem], origin: _Origin) -> Any:
+def _without_nul(value: Any, path: Key, problems: list[Problem], origin: Origin) -> Any:
     """The value without NUL characters, which no path or text here can hold; each is a problem."""
     if isinstance(value, dict):
         return {name: _without_nul(item, (*path, name), problems, origin) for name, item in value.items()}
@@ -175,58 +155,8 @@ def _without_nul(value: Any, path: Key, problems: list[Problem], origin: _Origin
     return value
 
 
-def _apply_overrides(document: Document, overrides: Sequence[str], problems: list[Problem]) -> _Origin:
-    origin = _Origin(document)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            problems.append(
-                Problem(COMMAND_LINE, override, "is not an override", None, "write key.path=value, without spaces")
-            )
-            continue
-        try:
-            value = parse_value(text)
-        except (yaml.YAMLError, ValueError):
-            problems.append(
-                Problem(COMMAND_LINE, key, f"the value {text!r} is not valid YAML", None, "put the value in quotes")
-            )
-            continue
-        path = tuple(int(part) if _NUMBER.fullmatch(part) else part for part in key.split("."))
-        if path[0] == "method" and len(path) > 1 and isinstance(document.data.get("method"), str):
-            # The name of a preset may stand for the method.
-            document.data["method"] = {"preset": document.data["method"]}
-        fault = _set(document.data, path, value)
-        if fault:
-            problems.append(Problem(COMMAND_LINE, key, *fault))
-        else:
-            origin.overridden.append(path)
-    return origin
-
-
-def _set(data: dict[str, Any], path: Key, value: Any) -> tuple[str, None, str] | None:
-    """Sets a value deep in plain data, making sections on the way. (message, None, remedy) where that cannot be."""
-    node: Any = data
-    for index, part in enumerate(path):
-        where = dotted(path[:index])
-        if isinstance(node, list):
-            if not isinstance(part, int) or part >= len(node):
-                return f"{where} is a list of {len(node)}; {part!r} is no item of it", None, f"items: {where}.0 and on"
-        elif not isinstance(node, dict):
-            return f"{where} is {describe(node)}, it has no keys", None, f"set {where} itself"
-        place: Any = part if isinstance(node, list) else str(part)
-        if index == len(path) - 1:
-            node[place] = value
-        elif isinstance(node, dict) and node.get(place) is None:
-            node[place] = {}
-            node = node[place]
-        else:
-            node = node[place]
-    return None
-
-
 def _resolve(
-    data: dict[str, Any], base: Path, problems: list[Problem], origin: _Origin, provided: Collection[str]
+    data: dict[str, Any], base: Path, problems: list[Problem], origin: Origin, provided: Collection[str]
 ) -> set[Key]:
     """Completes plain data in place: method preset, an evaluation where there is data for it, its sampler, absolute paths.
 
@@ -295,7 +225,7 @@ def _reward_names(data: dict[str, Any]) -> None:
             node[key] = names.get(node[key], node[key])
 
 
-def _only_file(data: dict[str, Any], split: Key, origin: _Origin) -> None:
+def _only_file(data: dict[str, Any], split: Key, origin: Origin) -> None:
     """A file named on the command line takes the place of a data set: its configuration and split names go with it.
 
     A file has one split, called train; a slice such as ``test[:100]`` is kept, as ``train[:100]``.
@@ -334,7 +264,7 @@ def _absolute(data: dict[str, Any], path: Key, folders: tuple[Path, ...], suffix
 
 
 def _validate(
-    data: dict[str, Any], inherited: set[Key], origin: _Origin
+    data: dict[str, Any], inherited: set[Key], origin: Origin
 ) -> tuple[Recipe | None, list[Problem], list[Key]]:
     """Validates, and where that fails repairs a copy and tries again, so that other checks can still run.
 

@@ -53,8 +53,8 @@ class Fault:
     missing: bool = False
 
 
-def explain(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
-    """The errors of validating `data`, one Fault per key, in the order of the schema."""
+def explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel] = Recipe) -> list[Fault]:
+    """The errors of validating `data` against `root`, one Fault per key, in the order of the schema."""
     located = [(_path(item, data), item) for item in error.errors(include_url=False)]
     # A mapping that fits no branch of a union fails once per branch; what is wrong inside it says more.
     deep = [path for path, _ in located]
@@ -64,7 +64,7 @@ def explain(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
             len(other) > len(path) and other[: len(path)] == path for other in deep
         ):
             continue
-        fault = _fault(path, item, data)
+        fault = _fault(path, item, data, root)
         earlier = faults.get(path)
         if earlier is not None and earlier.message != fault.message:
             fault = Fault(
@@ -76,9 +76,9 @@ def explain(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
     return [fault for fault in faults.values() if not (fault.missing and dotted(fault.path) in meant)]
 
 
-def models_at(path: Key, data: Any) -> list[type[BaseModel]]:
+def models_at(path: Key, data: Any, root: type[BaseModel] = Recipe) -> list[type[BaseModel]]:
     """The schema classes that may stand at `path`; `data` decides between the branches of a union by their `kind`."""
-    models: list[type[BaseModel]] = [Recipe]
+    models: list[type[BaseModel]] = [root]
     node = data
     for part in path:
         if isinstance(part, int):
@@ -92,13 +92,15 @@ def models_at(path: Key, data: Any) -> list[type[BaseModel]]:
     return models
 
 
-def nearest_key(path: Key, data: Any) -> str | None:
+def nearest_key(path: Key, data: Any, root: type[BaseModel] = Recipe) -> str | None:
     """The key that `path`, which the schema does not have, was probably meant to be."""
     name, parent = str(path[-1]), path[:-1]
-    if name in ELSEWHERE:
+    everywhere = _all_keys(root)
+    if name in ELSEWHERE and root is Recipe:
         return ELSEWHERE[name]
-    siblings = {field: dotted((*parent, field)) for model in models_at(parent, data) for field in model.model_fields}
-    everywhere = _all_keys()
+    siblings = {
+        field: dotted((*parent, field)) for model in models_at(parent, data, root) for field in model.model_fields
+    }
     same_name = [key for key in everywhere if key.rsplit(".", 1)[-1] == name]
     if close := nearest(name, siblings, cutoff=0.75):
         return siblings[close]
@@ -126,17 +128,17 @@ def _path(item: Any, data: Any) -> Key:
     return tuple(path)
 
 
-def _fault(path: Key, item: Any, data: Any) -> Fault:
+def _fault(path: Key, item: Any, data: Any, root: type[BaseModel]) -> Fault:
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
-        near = nearest_key(path, data)
+        near = nearest_key(path, data, root)
         if near is not None and dotted(path) in near.split(" or "):  # a key of another kind of the same section
             section = path[-2] if len(path) > 1 and isinstance(path[-2], str) else "section"
             remedy = f"it belongs to another kind of {section}; drop it"
             if path[:1] == ("method",):
                 remedy += ", or take a method as it is: method=NAME on the command line, without the parts of another"
             return Fault(path, "there is no such key here", None, remedy)
-        fields = [field for model in models_at(path[:-1], data) for field in model.model_fields]
+        fields = [field for model in models_at(path[:-1], data, root) for field in model.model_fields]
         return Fault(
             path, "there is no such key", near, None if near else f"keys here: {listing(dict.fromkeys(fields))}"
         )
@@ -149,7 +151,7 @@ def _fault(path: Key, item: Any, data: Any) -> Fault:
         tags = [one.strip(" '") for one in str(context.get("expected_tags", "")).split(",") if one.strip()]
         written = value.get(tag) if isinstance(value, dict) else None
         if not tags:
-            tags = [one for model in models_at(path, data) for one in _kinds(model)]
+            tags = [one for model in models_at(path, data, root) for one in _kinds(model)]
         what = f"{tag} is {describe(written)}" if written is not None else f"needs a {tag}"
         return Fault(path, f"{what}; one of {listing(tags)}", nearest(str(written), tags) if written else None)
     message, remedy = _wording(kind, value, context, item["msg"])
@@ -222,9 +224,9 @@ def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 @cache
-def _all_keys() -> tuple[str, ...]:
+def _all_keys(root: type[BaseModel] = Recipe) -> tuple[str, ...]:
     """Every key of the schema as a dotted path; the first item stands for the items of a list."""
-    return tuple(dict.fromkeys(_walk(Recipe, ())))
+    return tuple(dict.fromkeys(_walk(root, ())))
 
 
 def _walk(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:

@@ -7,7 +7,7 @@ the resolved one, which reads back equal.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from rl.config_yaml import to_yaml
 from rl.health_config import HealthConfig
@@ -77,17 +77,46 @@ class Split(Section):
     split: str = Field(default="train", description="split name; slices such as train[:100] are allowed")
     name: str | None = Field(default=None, description="configuration of a Hub data set")
     columns: dict[str, str] = Field(default_factory=dict, description="{our name: the data set's name}")
-    limit: int | None = Field(default=None, ge=1, description="only the first rows")
+    only: tuple[str, ...] | None = Field(
+        default=None, description="columns of the data set that are read, by its names; null: all of them"
+    )
+    where: dict[str, Any] = Field(
+        default_factory=dict,
+        description="rows that are used: {the data set's name: a value, a list of values, or {at_least: number, at_most: number}}",
+    )
+    limit: int | None = Field(default=None, ge=1, description="only the first rows (of those that `where` leaves)")
     task: dict[str, Any] = Field(
         default_factory=dict, description="of path reasoning_gym/NAME: size, seed, and the task's own configuration"
     )
+
+    @field_validator("where")
+    @classmethod
+    def _values_or_ranges(cls, wanted: dict[str, Any]) -> dict[str, Any]:
+        for name, value in wanted.items():
+            if isinstance(value, dict):
+                numbers = [end for end in value.values() if isinstance(end, (int, float)) and not isinstance(end, bool)]
+                if not value or not set(value) <= {"at_least", "at_most"} or len(numbers) < len(value):
+                    raise ValueError(
+                        f"{name}: a range is {{at_least: number, at_most: number}}, or one of them, not {value}"
+                    )
+            elif isinstance(value, (list, tuple)):
+                if not value or not all(isinstance(one, (str, int, float)) for one in value):
+                    raise ValueError(f"{name}: must list text, numbers, true or false, not {list(value)}")
+            elif not isinstance(value, (str, int, float)):
+                raise ValueError(
+                    f"{name}: must be text, a number, true or false, a list of these, or {{at_least, at_most}}, not {value!r}"
+                )
+        return wanted
 
 
 class PromptConfig(Section):
     """How a row becomes the text that the model reads."""
 
     system: str | None = Field(default=None, description="system message put before the prompt")
-    template: str | None = Field(default=None, description="user prompt made from columns, as in 'Solve: {question}'")
+    template: str | None = Field(
+        default=None,
+        description="user prompt made from columns, as in 'Solve: {question}'; {column[0]} is the first of a list",
+    )
     prefill: str | None = Field(default=None, description="beginning of the answer, which the completion continues")
     chat_template: Literal["auto", "none"] = Field(default="auto", description="none: plain text")
     max_length: Literal["error", "drop"] = Field(

@@ -4,6 +4,7 @@ Rows follow TRL's formats: `prompt` is text or a list of messages, `completion` 
 every other column goes to the reward functions. No row disappears silently: each one dropped is counted by its reason.
 """
 
+import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,16 @@ from rollouts.streams import Purpose, stream
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DataError", "Prompt", "PromptSet", "batches", "check_columns", "check_completions", "load_split"]
+__all__ = [
+    "DataError",
+    "Prompt",
+    "PromptSet",
+    "batches",
+    "check_columns",
+    "check_completions",
+    "load_split",
+    "template_fields",
+]
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -161,7 +171,7 @@ class _Renderer:
     def __init__(self, config: PromptConfig, tokenizer: Any, columns: Sequence[str], where: str):
         self.config, self.tokenizer, self.where = config, tokenizer, where
         self.chat = config.chat_template == "auto" and bool(getattr(tokenizer, "chat_template", None))
-        self.fields = _template_fields(config.template, columns, where) if config.template is not None else ()
+        self.fields = template_fields(config.template, columns, where) if config.template is not None else ()
         if config.template is None and "prompt" not in columns:
             near = nearest("prompt", columns) or next(
                 (name for name in ("question", "problem", "instruction") if name in columns), None
@@ -197,6 +207,8 @@ class _Renderer:
         assert self.config.template is not None
         try:
             return self.config.template.format_map(row)
+        except (IndexError, KeyError):
+            return _Dropped("a list shorter than the template asks for")
         except (ValueError, TypeError) as error:  # a number format on text, a conversion that does not exist
             what = f"cannot be filled with a row: {error}"
             raise DataError.at("data.prompt.template", what, None, "write {column} without a format") from error
@@ -226,14 +238,18 @@ class _Renderer:
         return "\n\n".join(message["content"] for message in messages) + prefill
 
 
-def _template_fields(template: str, columns: Sequence[str], split: str) -> tuple[str, ...]:
+def template_fields(template: str, columns: Sequence[str], split: str) -> tuple[str, ...]:
     """Names in a template. Raises DataError for one that is no column of the split, or a template that cannot be read."""
     where = "data.prompt.template"
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise DataError.at(where, f"cannot be read: {error}", None, "write {{ and }} for braces that stay") from error
-    for name in names:
+    for asked in names:
+        name, bracket, place = asked.partition("[")
+        if bracket and not re.fullmatch(r"[0-9]+\]", place):
+            what = f"asks for {asked!r} of the column {name!r}"
+            raise DataError.at(where, what, None, f"write {{{name}}}, or {{{name}[0]}} for the first of a list")
         if name not in columns:
             what = f"names the column {name!r}, which {split} does not have" if name else "has empty braces"
             remedy = f"columns: {listing(list(columns))}; write {{{{ and }}}} for braces that stay"
@@ -242,7 +258,7 @@ def _template_fields(template: str, columns: Sequence[str], split: str) -> tuple
         raise DataError.at(
             where, "names no column, so every prompt would be the same", None, "write {column} where a value goes"
         )
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(name.partition("[")[0] for name in names))
 
 
 def messages_of(raw: list[Any], index: int, where: str) -> list[Message]:

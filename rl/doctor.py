@@ -229,7 +229,22 @@ def _isolation() -> list[Check]:
     """What the system offers to shut a program in. Only looked for."""
     if platform.system() != "Linux":
         return [Check("isolation", NOTE, f"not looked for on {platform.system()}")]
-    return [_namespaces(), _landlock(), _bubblewrap()]
+    return [_sandbox(), _namespaces(), _landlock(), _bubblewrap()]
+
+
+def _sandbox() -> Check:
+    """The level at which code rewards would run submissions here. It is tried, not guessed: an interpreter starts and ends."""
+    from rewards import sandbox
+
+    why = sandbox.levels()
+    best = sandbox.best_level()
+    missing = "; ".join(f"{level}: {why[level]}" for level in sandbox.STRONG if why[level])
+    remedy = "docs/sandbox.md says what containers need"
+    if best is None:
+        return Check("code sandbox", WARN, f"no level for code that models wrote ({missing})", remedy)
+    if best != sandbox.STRONG[0]:
+        return Check("code sandbox", WARN, f"level '{best}' ({missing})", f"for '{sandbox.STRONG[0]}', {remedy}")
+    return Check("code sandbox", OK, f"level '{best}'")
 
 
 def _namespaces() -> Check:

@@ -8,10 +8,11 @@ import functools
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import rewards as rewards_room
 from rewards.contract import Reward
 from rl.config_schema import Recipe, Split
 from rl.setup import Setup
@@ -37,6 +38,19 @@ def fingerprints(setup: Setup) -> dict[str, str]:
         file = _own_file(getattr(recipe.method, slot).kind)
         if file is not None:
             found[f"method.{slot}"] = _digest(file.read_bytes())
+    return found
+
+
+def code_digests(rewards: Sequence[Reward]) -> dict[str, str]:
+    """``{name: digest}`` of the file that each reward stands in, for a built-in one of all files of its room, which share what reads
+    answers; "" where that is unknown."""
+    room = Path(rewards_room.__file__).parent
+    whole = _digest(b"\0".join(file.read_bytes() for file in sorted(room.glob("*.py"))))
+    found = {}
+    for reward in rewards:
+        code = _code(reward, whole_file=True)
+        built_in = str(getattr(reward.fn, "__module__", "")).startswith("rewards.")
+        found[reward.name] = whole if built_in else "" if code is None else _digest(code)
     return found
 
 

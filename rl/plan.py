@@ -15,6 +15,7 @@ from rich.table import Table
 
 from rewards.compat import notes
 from rewards.contract import Reward, RewardError, TrainerState, load_rewards
+from rewards.ready import check_ready
 from rl.config import Recipe
 from rl.contamination import guard
 from rl.data import DataError, Prompt, PromptSet
@@ -66,6 +67,7 @@ def dry_run(recipe: Recipe, command: str = "train", console: Console | None = No
     network = _collect(problems, lambda: inspect_model(recipe))
     rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
     problems += answer_problems(recipe, rewards)
+    _collect(problems, lambda: check_ready(rewards))
     sets = load_sets(recipe, network, rewards, problems)
     guarded = guard(recipe, sets, load_preferences(recipe, network, problems), problems)
     sets, pairs = guarded.sets, guarded.preferences

@@ -18,3 +18,13 @@ def headline(path: Path) -> str:
     """The first comment line of a recipe: what it is."""
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def protocol_folder() -> Path:
+    """Of the evaluation protocols that come along; inside that of the recipes."""
+    return recipe_folder() / "protocols"
+
+
+def protocol_names() -> list[str]:
+    """File names without ending, sorted."""
+    return sorted(path.stem for path in protocol_folder().glob("*.yaml"))

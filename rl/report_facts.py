@@ -143,7 +143,10 @@ def _lora(lora: Any) -> str | None:
 def _split(split: Any) -> str | None:
     if not isinstance(split, Mapping):
         return None
-    return _joined(split.get("path"), split.get("name"), split.get("split"), _words("first", split.get("limit")))
+    chosen = ", ".join(f"{name} {said(value)}" for name, value in (split.get("where") or {}).items()) or None
+    return _joined(
+        split.get("path"), split.get("name"), split.get("split"), chosen, _words("first", split.get("limit"))
+    )
 
 
 def _rewards(recipe: Mapping[str, Any]) -> str | None:

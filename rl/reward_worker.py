@@ -8,6 +8,7 @@ from typing import Any
 from rewards.calls import Answer
 from rewards.grader_worker import Order, answered
 from rewards.load import RewardError, load_rewards
+from rewards.ready import check_ready
 from rl import origin
 from rollouts.logs import log_to
 
@@ -19,7 +20,9 @@ class RewardWorker:
         """entries: as `load_rewards` takes them, functions included; files are relative to ``base``."""
         log_to(log)
         origin.check()
-        self.rewards = {reward.name: reward for reward in load_rewards(entries, base=Path(base))}
+        rewards = load_rewards(entries, base=Path(base))
+        check_ready(rewards)
+        self.rewards = {reward.name: reward for reward in rewards}
 
     def ready(self) -> int:
         return os.getpid()

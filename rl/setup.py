@@ -1,16 +1,18 @@
 """From a recipe to what a run needs: policy, prompts, rewards. What can be wrong is found here, before anything starts."""
 
 import contextlib
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rewards.contract import Reward, RewardError, grade, load_rewards
+from rewards.ready import check_ready, unfit_rows
 from rl import origin
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
@@ -116,6 +118,8 @@ def set_up(
     best_by = recipe.save.best_by
     if rewards and best_by is not None and best_by not in names:
         raise RewardError(f"save.best_by: '{best_by}' is none of the rewards {', '.join(names)}")
+    if recipe.cluster.backend == "local":  # else the workers that grade ask themselves
+        check_ready(rewards)
     policy = load_model(recipe.model, seed=recipe.train.seed, trainable=trainable, hollow=hollow)
     unknown = [token for token in recipe.rollout.forbid if token >= policy.vocab_size]
     if unknown:
@@ -128,6 +132,9 @@ def set_up(
     if problems:
         raise DataError("\n\n".join(problems))
     sets = guarded.sets
+    for key, found in sets.items():
+        for reason in (reason for reason in found.dropped if reason.startswith(UNGRADABLE)):
+            logging.getLogger("unmask").warning("%s: %d rows left out: %s", key, found.dropped[reason], reason)
     validation, evaluation = sets.get("data.validation"), sets.get("data.eval")
     if validation is not None and evaluation is not None:
         reported = {prompt.token_ids for prompt in evaluation.prompts}
@@ -182,6 +189,7 @@ def load_sets(
             else:
                 room = _room(recipe, key, model.max_length)
                 found = load_split(source, recipe.data.prompt, model, room=room, where=key, need_completion=sft)
+                found = found if sft else gradable(found, rewards, key)
                 sets[key], columns = found, list(found.prompts[0].columns)
                 if key == "data.train" and isinstance(recipe.rollout.strategy, Inpaint):
                     problems += trace_problems(recipe.rollout.strategy, found)
@@ -197,6 +205,35 @@ def load_sets(
         if columns is not None and not sft:
             problems += column_problems(recipe, rewards, key, columns)
     return sets
+
+
+UNGRADABLE = "cannot be graded"  # begins the reason for which such a row is left out
+ID_COLUMNS = ("task_id", "question_id", "id")
+NAMED_IDS = 8  # of the rows left out, in a message
+
+
+def gradable(found: PromptSet, rewards: Sequence[Reward], where: str) -> PromptSet:
+    """Without the prompts that some reward could never grade. They are counted by reason, with their ids, or their numbers in the data set.
+
+    DataError where none is left.
+    """
+    columns = {name: [prompt.columns.get(name) for prompt in found.prompts] for name in found.prompts[0].columns}
+    reasons = unfit_rows(rewards, columns) if columns else [None] * len(found)
+    rows: dict[str, list[Any]] = {}
+    name = next((name for name in ID_COLUMNS if name in columns), "row")
+    for prompt, reason in zip(found.prompts, reasons, strict=True):
+        if reason is not None:
+            rows.setdefault(reason, []).append(prompt.columns.get(name, prompt.prompt_id))
+    if not rows:
+        return found
+    dropped = dict(found.dropped)
+    for reason, ids in rows.items():
+        more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
+        dropped[f"{UNGRADABLE}, {reason} ({name} {', '.join(map(str, ids[:NAMED_IDS]))}{more})"] = len(ids)
+    kept = tuple(prompt for prompt, reason in zip(found.prompts, reasons, strict=True) if reason is None)
+    if not kept:
+        raise DataError(f"{where}: no row of {len(found)} can be graded: {'; '.join(rows)}")
+    return replace(found, prompts=kept, dropped=dropped)
 
 
 def load_preferences(recipe: Recipe, model: Any, problems: list[str]) -> PairSet | None:

@@ -37,14 +37,42 @@ class DataError(ValueError):
 
 
 def read_table(split: Split, where: str) -> "Dataset":
-    """The rows of a split, columns under our names, cut to `limit`. `where` is the recipe's key, for messages.
+    """The rows of a split that it asks for, columns under our names, cut to `limit`. `where` is the recipe's key, for messages.
 
     Raises DataError: no such file or data set, unreadable, unknown split or column, no rows.
     """
-    table = _load(split, where)
+    table = _selected(_load(split, where), split, where)
     if split.limit is not None:
         table = table.select(range(min(split.limit, len(table))))
     return rename(table, split.columns, f"{where}.columns")
+
+
+def _selected(table: "Dataset", split: Split, where: str) -> "Dataset":
+    """The rows that `split.where` asks for, and the columns of `split.only`. Raises DataError: no such column, no row left."""
+    for key, names in (("where", split.where), ("only", split.only or ())):
+        for name in names:
+            if name not in table.column_names:
+                remedy = f"columns: {listing(table.column_names)}"
+                near = nearest(name, table.column_names)
+                raise DataError.at(f"{where}.{key}", f"there is no column {name!r}", near, remedy)
+    for name, wanted in split.where.items():
+        kept = [row for row, value in enumerate(table[name]) if _matches(value, wanted)]
+        if not kept:
+            ends = [f"{key} {end}" for key, end in wanted.items()] if isinstance(wanted, dict) else [repr(wanted)]
+            what = f"no row has {name} {' and '.join(ends)}"
+            raise DataError.at(f"{where}.where", what, None, f"the first row has {table[0][name]!r}")
+        table = table.select(kept)
+    return table.select_columns(list(split.only)) if split.only is not None else table
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    """Whether a cell equals `wanted` or one of a list, or lies in a range. Text is never a number, nor true or false."""
+    if isinstance(wanted, (list, tuple)):
+        return any(_matches(value, one) for one in wanted)
+    if isinstance(wanted, dict):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and wanted.get("at_least", value) <= value <= wanted.get("at_most", value)
+    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
 
 
 def as_table(rows: "Dataset | Sequence[Mapping[str, Any]]", where: str) -> "Dataset":

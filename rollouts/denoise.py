@@ -4,6 +4,7 @@ Per step: one forward of the rows still at work, logits only where a token may b
 rollout's own stream, the selection rule, the log-probabilities of both.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -99,10 +100,10 @@ def _denoise_block(policy, record, attention, rows, window, block, spec, law, st
     for offset in range(spec.steps_per_block):
         uniform = _uniforms(streams, rows, window.shape[1], spec.selection)
         later = None if beside is None else _uniforms(beside, rows, spec.canvas, "later blocks")[0]
-        at_work = quotas[:, offset] > 0
+        at_work = (quotas[:, offset] > 0) & masked.any(1)
         if not at_work.any():
             continue
-        # Rows with nothing to reveal at this step (hints filled their block) sit the forward out.
+        # Rows with nothing to reveal at this step (hints, or a threshold, filled their block) sit the forward out.
         pick = at_work.nonzero().squeeze(1)
         row, place, mask, quota = rows[pick], window[pick], masked[pick], quotas[pick, offset]
         step = block * spec.steps_per_block + offset
@@ -157,7 +158,7 @@ def _denoise_step(policy, record, attention, row, place, masked, quota, uniform,
         rows = slice(done, done + sum(counts[part]))
         done = rows.stop
         logits = policy.logits(states[rows])
-        parts.append(_reveal(logits, uniform[0][part], asked[part], quota[part], spec.selection, law))
+        parts.append(_reveal(logits, uniform[0][part], asked[part], quota[part], spec, law))
     kept, choice, drawn, certainty, token, raw, sampler, spread = (torch.cat(x) for x in zip(*parts, strict=True))
     if record.x0_pred is not None and record.confidence is not None:
         every = (row[:, None].expand_as(place)[asked], step, place[asked])
@@ -173,7 +174,7 @@ def _denoise_step(policy, record, attention, row, place, masked, quota, uniform,
 
 
 def _reveal(
-    logits: Tensor, uniform: Tensor, masked: Tensor, quota: Tensor, selection: str, law: laws.Law
+    logits: Tensor, uniform: Tensor, masked: Tensor, quota: Tensor, spec: SamplerSpec, law: laws.Law
 ) -> tuple[Tensor, ...]:
     """Choose and draw for whole rows, from the logits ``[M, V]`` of their masked positions.
 
@@ -186,9 +187,14 @@ def _reveal(
         return torch.zeros(masked.shape, dtype=values.dtype, device=values.device).masked_scatter(masked, values)
 
     logp = laws.log_p(logits)
-    if selection != "confidence":
+    if spec.selection != "confidence":
         # The choice does not depend on what is drawn, so only what is kept is drawn. Given the state it was certain.
-        kept = masked if selection == "random" else keep_top(on_block(position_score(selection, logp)), masked, quota)
+        kept = masked
+        if spec.selection != "random":
+            score = on_block(position_score(spec.selection, logp))
+            if spec.threshold is not None:
+                quota = quota.maximum(((score >= math.log(spec.threshold)) & masked).sum(1))
+            kept = keep_top(score, masked, quota)
         chosen = kept[masked]
         logp = logp[chosen]
         token, raw, sampler, _ = _draw(logits[chosen], logp, uniform[kept.to(uniform.device)], law)

@@ -12,7 +12,8 @@ EosPolicy = Literal["first", "all"]
 class SamplerSpec(BaseModel):
     """Semi-autoregressive blocked denoising of a canvas of masks.
 
-    The canvas is cut into ``canvas / block`` blocks, denoised from left to right in ``steps * block / canvas`` steps each.
+    The canvas is cut into ``canvas / block`` blocks, denoised from left to right in ``steps * block / canvas`` steps each; fewer where a
+    threshold reveals more at once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -24,6 +25,12 @@ class SamplerSpec(BaseModel):
         default="confidence",
         description="which positions a step keeps. confidence: LLaDA's published rule (draw everywhere, keep the most confident); "
         "max_prob, margin, entropy, random: choose positions first, then draw there",
+    )
+    threshold: float | None = Field(
+        default=None,
+        gt=0.0,
+        lt=1.0,
+        description="selection max_prob: a step also keeps every position whose best token has at least this probability (Fast-dLLM)",
     )
     temperature: float = Field(default=1.0, ge=0.0, description="of the token draw; 0 takes the most probable token")
     top_p: float = Field(default=1.0, gt=0.0, le=1.0, description="nucleus of the token draw; 1 keeps everything")
@@ -73,6 +80,14 @@ class SamplerSpec(BaseModel):
                 (
                     "steps",
                     f"{self.steps_per_block} steps for a block of {self.block} positions; use at most steps: {self.canvas}",
+                )
+            )
+        if self.threshold is not None and self.selection != "max_prob":
+            found.append(
+                (
+                    "threshold",
+                    f"a threshold chooses positions before anything is drawn there, and selection {self.selection} does not "
+                    "look at the best token first; set selection: max_prob",
                 )
             )
         if self.eos == "all" and self.early_stop:

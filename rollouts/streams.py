@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     RECORD = 17  # (step, rollout): draws of recorded answers where the sampler itself draws nothing
     OTHERS = 18  # (epoch,): order of the prompts drawn in place of groups without signal
     PAIRS = 24  # (batch, rollout): rollouts made for a preference data set
+    BOUND = 32  # (document, draw): masks of a lower bound that stands for a log-likelihood
 
 
 def stream(seed: int, *keys: int) -> np.random.Generator:

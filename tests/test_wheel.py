@@ -71,9 +71,10 @@ def test_the_wheel_holds_three_packages_one_module_and_the_recipes(wheel):
         for path in (ROOT / room).rglob("*.py")
     }
     assert {name for name in names if name.endswith(".py")} == sources | {"unmask.py"}
-    recipes = {f"rl/_recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")}
+    folder = ROOT / "recipes"
+    recipes = {f"rl/_recipes/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.yaml")}
     assert {name for name in names if name.endswith(".yaml")} == recipes
-    assert recipes
+    assert "rl/_recipes/protocols/d1-gsm8k-256.yaml" in recipes
 
 
 def test_the_wheel_holds_the_page_of_the_report(wheel):

@@ -134,7 +134,8 @@ def _step(policy, logits, masked, quota, spec, places) -> Iterator[tuple[float, 
             score = {i: p[i][token[i]] for i in masked}
         else:
             score = {i: rule_score(spec.selection, p[i]) for i in masked}
-        kept = sorted(masked, key=lambda i: (-score[i], i))[:quota]
+        sure = 0 if spec.threshold is None else sum(max(p[i]) >= spec.threshold for i in masked)
+        kept = sorted(masked, key=lambda i: (-score[i], i))[: max(quota, sure)]
         yield chance, {i: token[i] for i in kept}, uniforms
 
 

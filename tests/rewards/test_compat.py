@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from rewards import compat, countdown, gsm8k, math, sudoku
+from rewards import code, compat, countdown, gsm8k, math, sudoku
 from rewards import format as layout
 from rewards.contract import InfrastructureError, RewardError, grade, load_rewards
 
 HERE = Path(__file__).parent
 WITH_ORIGINALS = [
     gsm8k.correct, gsm8k.format_tags, gsm8k.format_soft, gsm8k.format_strict, gsm8k.format_integer, math.correct,
-    countdown.correct, sudoku.cells, layout.tags, layout.soft, layout.strict, layout.boxed, layout.code,
+    countdown.correct, sudoku.cells, layout.tags, layout.soft, layout.strict, layout.boxed, code.format, code.pass_rate,
 ]  # fmt: skip
 
 
@@ -95,9 +95,9 @@ def test_where_an_original_has_no_answer_the_row_is_dropped_and_counted() -> Non
     assert grades.dropped[0] is not None
     assert "never ends" in grades.dropped[0]
     assert grades.metrics["countdown.correct_d1/infrastructure_failures"] == 1.0
-    (crashed,) = layout.code(["```python\n'\ud800'\n```\n"], compat="diffucoder")
+    (crashed,) = code.format(["```python\n'\ud800'\n```\n"], compat="diffucoder")
     assert isinstance(crashed, InfrastructureError)
-    assert layout.code(["```python\n'\ud800'\n```\n"], compat="espo") == [0.5]
+    assert code.format(["```python\n'\ud800'\n```\n"], compat="espo") == [0.5]
     (crashed,) = math.correct(["5"], answer=[r"\boxed{5"], compat="d1")
     assert isinstance(crashed, InfrastructureError)
 
@@ -121,19 +121,3 @@ def test_the_whole_text_counts_as_it_stands() -> None:
     messages = [[{"role": "assistant", "content": ideal}]]
     assert layout.tags(messages, compat="d1") == [0.5]
     assert gsm8k.format_tags([ideal.removeprefix("<reasoning>\n")], prefill="<reasoning>\n", compat="d1") == [0.5]
-
-
-def test_code_of_ours() -> None:
-    texts = [
-        "```python\nx = 1\n```",
-        "```py\nx = 1",
-        "x = 1",
-        "```python\nx =\n```",
-        "```python\n\n```",
-        "```python\na\n```\n" * 2,
-    ]
-    assert layout.code(texts) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-    assert (
-        layout.code(["```python\n" + "-" * 50_000 + "1\n```", "```python\n'\ud800'\n```", "```python\n\0\n```"])
-        == [0.0] * 3
-    )

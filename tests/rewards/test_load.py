@@ -32,8 +32,8 @@ def score(fn: Any, base: Path, completions: list[str]) -> list[float | None]:
 
 def test_built_in() -> None:
     assert available() == [
-        "choice.correct", "countdown.attempt", "countdown.correct",
-        "format.answered", "format.boxed", "format.code", "format.soft", "format.strict", "format.tags",
+        "choice.correct", "code.format", "code.pass_rate", "code.tests", "countdown.attempt", "countdown.correct",
+        "format.answered", "format.boxed", "format.soft", "format.strict", "format.tags",
         "gsm8k.correct", "gsm8k.format_integer", "gsm8k.format_soft", "gsm8k.format_strict", "gsm8k.format_tags",
         "judge.graded", "judge.pairwise", "judge.rubric",
         "length.shorter", "length.within", "math.correct", "reasoning_gym.correct", "reasoning_gym.score",

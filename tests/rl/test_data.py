@@ -1,6 +1,7 @@
 """Data: files and rows in memory become prompts, rows that cannot are counted, and what is wrong is said plainly."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,81 @@ def test_limit_slice_and_columns(tmp_path):
     prompts = load(changed).prompts
     assert [prompt.raw for prompt in prompts] == ["2?", "3?", "4?"]
     assert prompts[0].columns == {"answer": 2}
+
+
+TASKS = [{"q": f"{i}?", "id": i, "kind": "odd" if i % 2 else "even", "hard": i > 4, "big": "x"} for i in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ({"id": {"at_least": 3, "at_most": 5}}, [3, 4, 5]),
+        ({"id": {"at_least": 3.5, "at_most": 5.5}}, [4, 5]),
+        ({"id": {"at_least": 7}}, [7, 8]),
+        ({"id": {"at_most": 1}}, [0, 1]),
+        ({"id": {"at_least": 8, "at_most": 8}}, [8]),
+        ({"id": [8, 2, "3"]}, [2, 8]),
+        ({"id": 2}, [2]),
+        ({"kind": "odd"}, [1, 3, 5, 7]),
+        ({"kind": ["odd"], "id": {"at_least": 2, "at_most": 6}}, [3, 5]),
+        ({"hard": True}, [5, 6, 7, 8]),
+    ],
+)
+def test_rows_are_chosen_before_columns_are_renamed_and_before_the_limit(tmp_path, where, kept):
+    columns = {"prompt": "q", "number": "id"}
+    split = write(tmp_path / "a.jsonl", TASKS).model_copy(update={"where": where, "columns": columns})
+    prompts = load(split).prompts
+    assert [prompt.columns["number"] for prompt in prompts] == kept
+    assert [prompt.columns["number"] for prompt in load(split.model_copy(update={"limit": 2})).prompts] == kept[:2]
+
+
+def test_only_the_columns_asked_for_are_read(tmp_path):
+    split = write(tmp_path / "a.jsonl", TASKS)
+    chosen = split.model_copy(update={"only": ("q", "id"), "where": {"kind": "odd"}, "columns": {"prompt": "q"}})
+    assert [prompt.columns for prompt in load(chosen).prompts] == [{"id": i} for i in (1, 3, 5, 7)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"where": {"idd": 1}}, "data.train.where: there is no column 'idd'\n    did you mean 'id'?"),
+        ({"only": ("q", "ids")}, "data.train.only: there is no column 'ids'\n    did you mean 'id'?"),
+        (
+            {"where": {"id": {"at_least": 10, "at_most": 20}}},
+            "no row has id at_least 10 and at_most 20\n    the first row has 0",
+        ),
+        ({"where": {"id": [10, 20]}}, "no row has id [10, 20]"),
+        ({"where": {"id": "3"}}, "no row has id '3'"),
+        ({"where": {"hard": 1}}, "no row has hard 1"),
+        ({"where": {"kind": {"at_least": 0}}}, "no row has kind at_least 0"),
+        ({"only": ("q",), "columns": {"prompt": "q", "number": "id"}}, "there is no column 'id'"),
+    ],
+)
+def test_a_choice_that_leaves_nothing(tmp_path, changes, said):
+    assert said in error(write(tmp_path / "a.jsonl", TASKS).model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([], "must list text, numbers"),
+        ([None], "must list text, numbers"),
+        (None, "must be text, a number"),
+        ({}, "a range is {at_least: number"),
+        ({"min": 1}, "a range is {at_least: number"),
+        ({"at_least": True}, "a range is {at_least: number"),
+    ],
+)
+def test_a_choice_that_cannot_be_read(value, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Split(path="a.jsonl", where={"id": value})
+
+
+def test_a_template_takes_items_of_a_list():
+    rows = [{"text": "Add.", "tests": ["a", "b"]}, {"text": "Take.", "tests": ["c"]}, {"text": "x", "tests": None}]
+    loaded = load(rows, PromptConfig(template="{text} {tests[0]} {{{tests[1]}}}"))
+    assert [prompt.text for prompt in loaded.prompts] == ["Add. a {b}"]
+    assert loaded.dropped == {"a list shorter than the template asks for": 1, "null column tests": 1}
 
 
 def test_the_completion_is_for_fine_tuning_and_not_for_rewards():
@@ -245,6 +321,9 @@ def test_no_row_left():
         ("{question", "cannot be read"),
         ("solve it", "names no column"),
         ("{question.__class__}", "does not have"),
+        ("{question[0].__class__}", "write {question}, or {question[0]}"),
+        ("{question[x]}", "write {question}, or {question[0]}"),
+        ("{quesion[0]}", "did you mean 'question'?"),
         ("{question:d}", "cannot be filled with a row"),
         ("{question!z}", "cannot be filled with a row"),
     ],

@@ -202,6 +202,7 @@ TINY = [
         "grid_id": 0,
     }
 ]
+CODE = {"text": "Add one.", "code": "def f(x): return x + 1", "test_list": ["assert f(1) == 2"], "test_setup_code": ""}
 ASK, ASKED = {"role": "user", "content": "Two and two?"}, {"role": "assistant", "content": "5"}
 PAIR = {"chosen": [ASK, {"role": "assistant", "content": "4"}], "rejected": [ASK, ASKED]}
 # One row in the columns of the data set that a recipe of each task names, and the ending of its files.
@@ -212,6 +213,8 @@ ROWS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "sudoku": (SUDOKU, ".csv"),
     "4x4": (TINY, ".jsonl"),
     "vrpo": ([PAIR], ".jsonl"),
+    "mbpp": ([CODE | {"task_id": task} for task in (11, 602)], ".jsonl"),  # one for each split
+    "acecode": ([CODE | {"task_id": 11, "id": "a", "question": "Add one.", "test_cases": CODE["test_list"]}], ".jsonl"),
 }
 MAKERS = {"llada": llada_checkpoint, "dream": dream_checkpoint, "diffucoder": dream_checkpoint}  # by family
 

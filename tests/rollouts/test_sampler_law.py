@@ -24,6 +24,7 @@ class Layout(NamedTuple):
     hints: dict[int, int] = {}
     forbid: tuple[int, ...] = ()
     top_p: float = 1.0
+    threshold: float | None = None
 
     def spec(self, rule: Selection, temperature: float) -> SamplerSpec:
         return SamplerSpec(
@@ -33,6 +34,7 @@ class Layout(NamedTuple):
             selection=rule,
             temperature=temperature,
             top_p=self.top_p,
+            threshold=self.threshold,
             forbid=self.forbid,
             early_stop=self.early_stop,
         )
@@ -95,6 +97,30 @@ def test_recorded_law_is_the_enumerated_law(layout: Layout, rule: Selection) -> 
     if rule != "random":
         assert counts[0] == len(PROMPTS)  # temperature 0 leaves one outcome
     assert counts[1] > len(PROMPTS)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.45, 0.6, 0.99])
+@pytest.mark.parametrize("layout", ["a token a step", "two blocks, early stop", "uneven steps", "hints fill a block"])
+def test_a_threshold_is_part_of_the_law(layout: str, threshold: float) -> None:
+    """Above, every sure position at once; below, as many as without one."""
+    policy = TabularPolicy(seed=1)
+    with_threshold = LAYOUTS[layout]._replace(threshold=threshold)
+    for temperature in TEMPERATURES:
+        check_law(policy, with_threshold, "max_prob", temperature)
+
+
+def test_a_threshold_saves_forwards_and_never_stalls() -> None:
+    policy, layout = TabularPolicy(seed=1), LAYOUTS["a token a step"]
+    plain, low, high = (
+        sample(policy, list(PROMPTS) * 4, layout._replace(threshold=threshold).spec("max_prob", 0.0))
+        for threshold in (None, 0.01, 0.999)
+    )
+    assert set(low.forwards.tolist()) == {1}  # all at once
+    assert torch.equal(high.reveal_step, plain.reveal_step)  # nothing is so sure: a token a step
+    assert set(high.forwards.tolist()) == {3}
+    for rule in ("confidence", "margin", "entropy", "random"):
+        problems = layout._replace(threshold=0.9).spec(rule, 1.0).problems()
+        assert [key for key, _ in problems] == ["threshold"]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -1,0 +1,275 @@
+"""The keeper of one slot: starts sandboxed interpreters and checkers, watches the clock, and kills. A worker of `Pool`.
+
+It runs no code of a submission and none of a data set, has one thread, and holds every process that it starts in its
+hand: they die with it, and it ends when its standard input does. One job a line on standard input, one report a line on
+standard output, as `sandbox.py` writes and reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rewards import sandbox_checker, sandbox_confine, sandbox_levels, sandbox_process, sandbox_wire
+from rewards.sandbox_process import Dead, Infrastructure, Interpreter
+from rewards.sandbox_watch import Clock
+
+TICK = 0.05  # seconds between looks at the clock
+MAX_EVENTS = 1 << 20  # bytes of one checker's events
+
+
+class Keeper:
+    """One slot of one level. `limits` as the fields of `sandbox.Limits`."""
+
+    def __init__(self, level: str, limits: dict[str, float], packages: list[str]) -> None:
+        self.limits = limits
+        self.holder, self.slot = sandbox_levels.claim_slot()
+        prefix = f"unmask-sandbox-{self.slot}-"
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):  # of a keeper that was killed: we hold its slot now
+            shutil.rmtree(left, ignore_errors=True)
+        self.workplace = tempfile.mkdtemp(prefix=prefix)
+        os.chmod(self.workplace, 0o711)
+        self.spare: Interpreter | None = None
+        sandbox_confine.prctl(sandbox_confine.PR_SET_CHILD_SUBREAPER)
+        self.starter = sandbox_process.Starter(level, limits, packages, self.slot, self.workplace)
+
+    def close(self) -> None:
+        if self.spare is not None:
+            self.starter.end(self.spare)
+        shutil.rmtree(self.workplace, ignore_errors=True)
+
+    def prepare(self) -> None:
+        """Have an interpreter that waits for a submission. Raises LevelError with the reason if none starts."""
+        if self.spare is None:
+            self.spare = self.starter.start()
+            self.starter.await_ready(self.spare, idle=True)
+
+    def take(self) -> Interpreter:
+        """An interpreter that is ready, and another one on its way."""
+        try:
+            taken = self.spare or self.starter.start()
+            self.spare = self.starter.start()
+            self.starter.await_ready(taken)
+        except (sandbox_levels.LevelError, OSError) as error:
+            self.spare = None
+            raise Infrastructure(f"no sandbox started: {error}") from error
+        return taken
+
+    def check(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The report on one job, as JSON."""
+        return reported(job, lambda results, report: self._check(job, results, report))
+
+    def _check(self, job: dict[str, Any], results: list[tuple[bool, str]], report: dict[str, Any]) -> None:
+        if job["kind"] == "stdio":
+            self._programs(job, results)
+        else:
+            rounds(job, results, report, self.limits, lambda index: self._round(job, index, results, report))
+
+    def _round(self, job: dict[str, Any], first: int, results: list[tuple[bool, str]], report: dict[str, Any]) -> int:
+        """A fresh interpreter and a fresh checker for the tests from `first` on; the index where the next round begins."""
+        interpreter = self.take()
+        checker, events = sandbox_process.fork_checker(job, first, interpreter, self.limits)
+        try:
+            listener = _Listener(events, checker, interpreter, self.limits, report, results)
+            return listener.listen(first)
+        finally:
+            os.close(events)
+            sandbox_process.kill(checker)
+            self.starter.end(interpreter)
+
+    def _programs(self, job: dict[str, Any], results: list[tuple[bool, str]]) -> None:
+        from rewards import sandbox_stdio
+
+        ends = time.monotonic() + self.limits["job_seconds"]
+        for index, (given, wanted) in enumerate(job["tests"]):
+            if time.monotonic() > ends:
+                results[index:] = [(False, "not run: the job's time was used up")] * (len(results) - index)
+                return
+            interpreter = self.take()
+            try:
+                outcome = sandbox_stdio.run(interpreter, job["code"], given, self.limits)
+            finally:
+                self.starter.end(interpreter)
+            if outcome.starved:
+                raise Infrastructure(outcome.problem)
+            results[index] = sandbox_stdio.verdict(outcome, wanted, job["tolerance"])
+            if job["stop"] and not results[index][0]:
+                return
+
+
+class RemoteKeeper:
+    """A keeper whose submissions run at a service. `service`: the fields of `sandbox.Remote`."""
+
+    def __init__(self, service: dict[str, str], limits: dict[str, float]) -> None:
+        self.service, self.limits = service, limits
+        sandbox_confine.prctl(sandbox_confine.PR_SET_CHILD_SUBREAPER)
+
+    def prepare(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def check(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The report on one job, as JSON."""
+        return reported(job, lambda results, report: self._check(job, results, report))
+
+    def _check(self, job: dict[str, Any], results: list[tuple[bool, str]], report: dict[str, Any]) -> None:
+        from rewards import sandbox_remote, sandbox_service
+
+        try:
+            with sandbox_service.connected(self.service) as run:
+                if job["kind"] == "stdio":
+                    sandbox_remote.programs(job, run, self.limits, results)
+                else:
+                    one = lambda index: sandbox_remote.listen(job, index, run, self.limits, results, report)  # noqa: E731
+                    rounds(job, results, report, self.limits, one)
+        except sandbox_service.ServiceError as error:
+            raise Infrastructure(str(error)) from error
+
+
+def reported(job: dict[str, Any], check: Callable[[list[tuple[bool, str]], dict[str, Any]], None]) -> dict[str, Any]:
+    """Run one check, and its report as JSON."""
+    started = time.monotonic()
+    report: dict[str, Any] = {"error": None, "ungradable": None, "infrastructure": None}
+    results: list[tuple[bool, str]] = [(False, "not run")] * len(job["tests"])
+    try:
+        check(results, report)
+    except Infrastructure as error:
+        report["infrastructure"] = str(error)
+    report["passed"] = [passed for passed, _ in results]
+    report["details"] = [detail for _, detail in results]
+    report["seconds"] = time.monotonic() - started
+    return report
+
+
+def rounds(
+    job: dict[str, Any],
+    results: list[tuple[bool, str]],
+    report: dict[str, Any],
+    limits: dict[str, float],
+    one: Callable[[int], int],
+) -> None:
+    """Rounds of tests, each with processes of its own, until all are settled. `one` returns where the next one begins."""
+    ends = time.monotonic() + limits["job_seconds"]
+    index = 0
+    while index < len(results):
+        if time.monotonic() > ends:
+            results[index:] = [(False, "not run: the job's time was used up")] * (len(results) - index)
+            return
+        index = one(index)
+        if report["error"] or report["ungradable"] or (job["stop"] and _failed_before(results, index)):
+            return
+
+
+def _failed_before(results: list[tuple[bool, str]], index: int) -> bool:
+    return any(not passed for passed, _ in results[:index])
+
+
+class _Listener:
+    """Hears one checker and keeps the clocks of its tests."""
+
+    def __init__(
+        self,
+        events: int,
+        checker: int,
+        interpreter: Interpreter,
+        limits: dict[str, float],
+        report: dict[str, Any],
+        results: list[tuple[bool, str]],
+    ) -> None:
+        self.events, self.checker, self.interpreter, self.limits = events, checker, interpreter, limits
+        self.report, self.results = report, results
+        self.rest, self.heard = b"", 0
+
+    def listen(self, index: int) -> int:
+        """Until the checker is done or something has to be killed; the index of the first test that is not settled."""
+        clock = Clock(self.interpreter, self.checker, self.limits["start_seconds"], self.limits)
+        loading = True
+        while True:
+            ready, _, _ = select.select([self.events, 0], [], [], TICK)
+            if 0 in ready:  # in the middle of a job only the end of standard input can be there
+                raise Dead
+            if self.events in ready:
+                for event in self._read():
+                    if event[0] == "start":
+                        loading = False
+                        clock = Clock(self.interpreter, self.checker, self.limits["seconds"], self.limits)
+                    ended = self._ended() if event[-1] == sandbox_checker.ENDED else ""
+                    index, done = sandbox_process.noted(event, index, self.results, self.report, ended)
+                    if done:
+                        return index
+            problem = clock.problem()
+            if problem is None:
+                continue
+            if clock.starved:
+                raise Infrastructure(problem)
+            if loading:
+                return sandbox_process.void("loaded", problem, index, self.results, self.report)
+            self.results[index] = (False, problem)
+            return index + 1
+
+    def _ended(self) -> str:
+        return f"its process ended ({sandbox_process.how_it_ended(self.interpreter)})"
+
+    def _read(self) -> list[list[Any]]:
+        data = os.read(self.events, 65536)
+        self.heard += len(data)
+        if not data or self.heard > MAX_EVENTS:
+            raise Infrastructure("the checker died")
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+def main(arguments: str) -> None:
+    """Serve jobs until standard input ends. `arguments`: JSON with level, limits, packages, and parent, the driver's id."""
+    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets in tests' code is the same whenever they run
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
+    given = json.loads(arguments)
+    keeper = None
+    try:
+        sandbox_process.end_politely()
+        if given["remote"]:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a request may take minutes; a checker dies with us
+            keeper = RemoteKeeper(given["remote"], given["limits"])
+        else:
+            keeper = Keeper(given["level"], given["limits"], given["packages"])
+        keeper.prepare()
+        _say("ready")
+        for line in iter(_line, ""):
+            _say("= " + json.dumps(keeper.check(json.loads(line))))
+    except (sandbox_levels.LevelError, OSError) as error:
+        with suppress(OSError):
+            _say(f"! {' '.join(str(error).split())}")
+    except Dead:
+        pass
+    finally:
+        if keeper is not None:
+            keeper.close()
+
+
+def _line() -> str:
+    """The next line of standard input, read without a buffer, so that `select` sees what is left."""
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        part = os.read(0, 1 << 16)
+        if not part:
+            return ""
+        data += part
+    return data.decode()
+
+
+def _say(line: str) -> None:
+    sandbox_wire.send(1, line.encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

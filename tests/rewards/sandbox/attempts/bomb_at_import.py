@@ -1,0 +1,8 @@
+"""Never finish loading."""
+
+while True:
+    pass
+
+
+def f(n):
+    return "escaped"
