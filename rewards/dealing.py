@@ -58,7 +58,7 @@ def deal(workers: Workers, tasks: Sequence[Task], timeout: float, say: Callable[
     began = time.monotonic()
     jobs = _pieces(tasks, workers.size)
     replies = workers.run([[tasks[i].part(places) for i, places in job] for job in jobs], timeout / 2, float("inf"))
-    raise_first(replies)
+    _raise_first(replies)
     parts: list[list[tuple[Sequence[int], Answer]]] = [[] for _ in tasks]
     alone: list[tuple[int, int]] = []  # task, place
     for job, reply in zip(jobs, replies, strict=True):
@@ -89,7 +89,7 @@ def _pieces(tasks: Sequence[Task], count: int) -> list[list[tuple[int, range]]]:
     return [job for job in jobs if job]
 
 
-def raise_first(replies: Sequence[Reply]) -> None:
+def _raise_first(replies: Sequence[Reply]) -> None:
     """Raises the error of the first reply that is one."""
     for reply in replies:
         if reply.error is not None:
@@ -104,12 +104,12 @@ def _one_by_one(
         return []
     jobs = [[tasks[i].part([place])] for i, place in rows]
     found = workers.run(jobs, _share(timeout / 4, len(jobs), workers.size), timeout / 4)
-    raise_first(found)
+    _raise_first(found)
     silent = [at for at, reply in enumerate(found) if reply.lost and reply.code is None]
     if silent:
         share = _share(timeout / 4, len(silent), workers.size)
         again = workers.run([jobs[at] for at in silent], share, timeout / 4)
-        raise_first(again)
+        _raise_first(again)
         for at, reply in zip(silent, again, strict=True):
             found[at] = reply
     return [

@@ -113,6 +113,7 @@ class Processes:
         self._pool = Pool(
             [sys.executable, "-P", "-c", _START],
             size,
+            title="it",
             greeting=f"{json.dumps(sys.path)}\n{written((list(entries), base))}\n".encode(),
             errors=self._errors,
             start_seconds=start_seconds,
@@ -125,7 +126,7 @@ class Processes:
         try:
             replies = self._pool.run([written(ordered(job)) for job in jobs], seconds, budget)
         except PoolError as error:
-            raise RewardError(f"the process that grades cannot be started: {error}") from error
+            raise RewardError(f"the process that calls reward functions cannot be started: {error}") from error
         return [self._reply(reply.lines, None if reply.overran else reply.code) for reply in replies]
 
     def _reply(self, lines: Sequence[str], code: int | None) -> Reply:

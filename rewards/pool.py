@@ -80,12 +80,15 @@ class Pool:
         errors: int = subprocess.DEVNULL,
         start_seconds: float | None = None,
         retire: bool = True,
+        title: str | None = None,
     ) -> None:
-        """greeting: what a new worker is told first. errors: file descriptor of its standard error. start_seconds: until it is ready;
-        None: START_SECONDS. retire: whether a fresh process takes the place of one that has served REQUESTS_PER_WORKER."""
+        """title: what messages call a worker; None: its command. greeting: what a new one is told first. errors: file descriptor of its
+        standard error. start_seconds: until it is ready; None: START_SECONDS. retire: whether a fresh process takes the place of one
+        that has served REQUESTS_PER_WORKER."""
         self.command = list(command)
         self.size = size
         self.grace = grace
+        self.title = title or " ".join(command)
         self.greeting, self.errors = greeting, errors
         self.start_seconds, self.retire = start_seconds or START_SECONDS, retire
         self._workers: list[_Worker] = []
@@ -152,7 +155,7 @@ class Pool:
                 self._end(worker)
                 self._lost += 1
                 if self._lost > LOST_WORKERS:
-                    raise PoolError(f"{' '.join(self.command)} keeps ending on its own") from None
+                    raise PoolError(f"{self.title} keeps ending on its own") from None
         starting = sum(not worker.ready for worker in self._workers)
         while len(self._workers) < self.size and starting < len(waiting):
             self._workers.append(self._start())
@@ -236,7 +239,7 @@ class Pool:
         code = self._end(worker, patience=0.0 if overran else 10.0)
         if not worker.ready:
             how = f"said nothing for {self.start_seconds:.0f} s" if overran else f"ended with status {code}"
-            raise PoolError(f"{' '.join(self.command)} {how} before it was ready")
+            raise PoolError(f"{self.title} {how} before it was ready")
         if worker.request is not None:
             replies[worker.request] = Reply(tuple(worker.lines), code, overran)
 

@@ -23,6 +23,9 @@ CHECKPOINTS = "checkpoints"
 FREE = ("name", "save", "stop", "eval", "health", "track", "train.out", "train.updates", "train.micro_batch", "train.threads",
         "train.log_rollouts", "cluster", "rollout.max_rows", "data.eval", "data.validation")  # fmt: skip
 
+# How the functions of `rewards` are called, which is no part of what they compute.
+CALLING = ("timeout", "retries", "cache", "on_error")
+
 
 class ResumeError(ValueError):
     """What ``--resume`` names cannot be continued; the message says why and what can."""
@@ -103,7 +106,7 @@ def open_run(recipe: Recipe, resume: str | Path | None, command: str = "train") 
         raise ResumeError(
             f"the recipe is not the one that {saved.path} was made with; it differs in {listing(changed, 8)}. "
             f"Continue with {recipe.out / 'recipe.yaml'}, or start a new run without --resume. "
-            f"What may differ: {', '.join(FREE)}"
+            f"What may differ: {', '.join(FREE)}; of rewards {', '.join(CALLING)}"
         )
     return Start(recipe, saved, [f"{note}; using the one before it." for note in notes])
 
@@ -133,8 +136,11 @@ def _run_folder(path: Path) -> Path:
 
 def differences(before: Any, now: Any, at: str = "") -> list[str]:
     """Keys of a resolved recipe that differ, apart from those that may, each with both values."""
-    if at in FREE:
+    section, _, key = at.rpartition(".")
+    if at in FREE or (section.startswith("rewards.") and key in CALLING and section.count(".") == 1):
         return []
+    if at == "rewards" and isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [found for i in range(len(now)) for found in differences(before[i], now[i], f"{at}.{i}")]
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *(key for key in now if key not in before)]
         return [
@@ -142,7 +148,8 @@ def differences(before: Any, now: Any, at: str = "") -> list[str]:
             for key in keys
             for found in differences(before.get(key), now.get(key), f"{at}.{key}" if at else str(key))
         ]
-    return [] if before == now else [f"{at} ({before} then, {now} now)"]
+    same = before == now or (before is None and now == {})  # `where` of a checkpoint from before there was one
+    return [] if same else [f"{at} ({before} then, {now} now)"]
 
 
 def global_streams() -> dict[str, Any]:

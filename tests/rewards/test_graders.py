@@ -131,7 +131,16 @@ def test_what_is_printed_is_seen(graders: Any, capfd: pytest.CaptureFixture[str]
 def test_a_file_that_is_gone_when_its_process_starts(graders: Any, folder: Path) -> None:
     mark, rewards = graders("length")
     (folder / "own.py").unlink()
-    with pytest.raises(RewardError, match=r"process that grades cannot be started: rewards\[0\].fn: no file"):
+    with pytest.raises(
+        RewardError, match=r"process that calls reward functions cannot be started: rewards\[0\].fn: no file"
+    ):
+        mark(rewards, **rows(["a"]))
+
+
+def test_a_file_that_kills_the_process_that_loads_it(graders: Any, folder: Path) -> None:
+    mark, rewards = graders("length")
+    (folder / "own.py").write_text("import os; os._exit(4)")
+    with pytest.raises(RewardError, match=r"cannot be started: it ended with status 4 before it was ready$"):
         mark(rewards, **rows(["a"]))
 
 

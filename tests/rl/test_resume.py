@@ -18,7 +18,7 @@ from rl import samples, session, warm_start
 from rl.checkpoint import CheckpointError
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.progress import Reporter
-from rl.resume import ResumeError
+from rl.resume import ResumeError, differences
 from rl.run import FolderBusyError, Run, only_one, plain, read_jsonl
 from tests.oracles.runs import ROWS, digits, recipe, train, written
 
@@ -572,3 +572,14 @@ def test_a_copy_of_a_checkpoint_is_left_alone(
     monkeypatch.chdir(there.parent)  # and a path may be relative to anywhere
     again = train(recipe(checkpoint), resume="update-000002")
     assert again.folder == there.parent.parent
+
+
+def test_how_rewards_are_called_may_differ_and_what_they_compute_may_not() -> None:
+    before = {"rewards": [{"fn": "a.py:f", "weight": 1.0, "kwargs": {"timeout": 3}}]}
+    now: dict[str, Any] = {"fn": "a.py:f", "weight": 1.0, "kwargs": {"timeout": 3}, "where": {}}
+    calling = {"timeout": 9.0, "retries": 2, "cache": True, "on_error": "drop"}
+    assert differences(before, {"rewards": [now | calling]}) == []
+    others = {"fn": "a.py:g", "weight": 2.0, "where": {"task": "x"}}
+    assert len(differences(before, {"rewards": [now | others]})) == 3
+    assert len(differences(before, {"rewards": [now | {"kwargs": {"timeout": 4}}]})) == 1
+    assert len(differences(before, {"rewards": [now, now]})) == 1

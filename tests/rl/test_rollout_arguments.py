@@ -206,7 +206,7 @@ def test_a_run_an_evaluation_and_a_dry_run_give_them(checkpoint: Path, capsys: p
 @pytest.mark.usefixtures("own_folder")
 def test_recorded_answers_and_what_only_whole_rollouts_have(checkpoint: Path) -> None:
     Path("mine.py").write_text(EARLY)
-    source = recipe(checkpoint, rollout={"strategy": {"kind": "recorded"}}) | {"method": "mdpo"}
+    source: dict[str, Any] = recipe(checkpoint, rollout={"strategy": {"kind": "recorded"}}) | {"method": "mdpo"}
     source |= {"rewards": [{"fn": "mine.py:early_answer"}], "outcome": "digits"}
     with pytest.raises(
         DataError, match=r"recorded has the answer of every step graded, and reward early_answer asks for forwards"
