@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 EXAMPLE = "http://127.0.0.1:8000/v1"
+SHORTEST_KEY = 8
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PREFIXED_KEY = re.compile(r"(?:sk-|sk_|hf_|gsk_|xai-|AIza|Bearer\s)[A-Za-z0-9_-]{8,}|ey[A-Za-z0-9_-]{10,}\.ey")
 _SECRET_NAME = re.compile(r"(?i)(?:^|[-_])(?:api[-_]?key|authorization|secret|password|bearer|access[-_]?token)s?$")
@@ -37,8 +38,11 @@ def read_key(variable: str) -> str | None:
 
 
 def hidden(text: str, key: str | None) -> str:
-    """`text` without the key: a server may repeat the request's headers in what it answers."""
-    return text.replace(key, "***") if key else text
+    """`text` without the key: a server may repeat the request's headers in what it answers.
+
+    What is shorter than any key is a placeholder, such as EMPTY, and may well be a part of a good answer.
+    """
+    return text.replace(key, "***") if key and len(key) >= SHORTEST_KEY else text
 
 
 def looks_like_key(text: str) -> bool:

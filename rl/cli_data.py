@@ -60,15 +60,8 @@ def overlap(
     there = held_split or ("train" if file.exists() or file.suffix else "test")
     ours = mapping(column or [], "--column")
     theirs = mapping(held_column, "--held-column") if held_column else ours
-    found = examine(
-        source(train, split),
-        source(held, there),
-        by=by,
-        columns=ours,
-        held_columns=theirs,
-        ngram=ngram,
-        similarity=similarity,
-    )
+    settings = {"by": by, "columns": ours, "held_columns": theirs, "ngram": ngram, "similarity": similarity}
+    found = examine(source(train, split), source(held, there), **settings)
     typer.echo(written(found) if as_json else text(found))
     if found.rows:
         raise typer.Exit(1)

@@ -431,6 +431,12 @@ def test_kwargs_are_checked_before_anything_starts(name: str, kwargs: dict[str, 
     assert SECRET not in str(error.value)
 
 
+def test_a_placeholder_for_a_key_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "4")
+    with serving(score_of) as server:
+        assert scores(call("rubric", server.url, ["4 of 5"])) == [0.75]
+
+
 def test_names_of_variables_are_no_keys() -> None:
     for name in ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "JUDGE_KEY_2", "my_key", "AZURE_OPENAI_GPT4_EASTUS2_KEY"):
         assert endpoint.variable_problem(name) is None

@@ -92,7 +92,7 @@ def test_a_rubric_file_is_found_beside_the_recipe_and_belongs_to_the_run(checkpo
     loaded = load_recipe(file)
     assert loaded.rewards[0].kwargs["rubric_file"] == str(rubric.resolve())
     rewards = load_rewards([entry.model_dump() for entry in loaded.rewards], base=Path.cwd())
-    setup: Any = SimpleNamespace(recipe=loaded, rewards=rewards)
+    setup: Any = SimpleNamespace(recipe=loaded, rewards=rewards, train=None)
     before = fingerprints(setup)
     rubric.write_text("Be strict.")
     assert fingerprints(setup)["reward judge.rubric"] != before["reward judge.rubric"]
