@@ -122,7 +122,7 @@ def test_the_bound_is_unbiased_for_the_exact_one_and_below_the_likelihood() -> N
             for seed in range(4)
         ]
         error = np.std(found, ddof=1) / 2
-        assert np.mean(found) == pytest.approx(exact_bound(table), abs=max(4 * error, 0.02))
+        assert np.mean(found) == pytest.approx(exact_bound(table), abs=max(4 * float(error), 0.02))
     assert exact_bound(table) < log_likelihood(table) + 1e-9
 
 
