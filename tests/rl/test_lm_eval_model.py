@@ -84,7 +84,8 @@ def test_the_harness_and_a_protocol_agree_to_the_letter(tmp_path: Path, monkeypa
     ours = evaluate_protocol(
         load_protocol(tmp_path / "digits.yaml"), find_source(str(tmp_path / "model")), out=tmp_path / "out", batch=7
     )
-    theirs: Any = lm_eval.simple_evaluate(
+    harness: Any = lm_eval
+    theirs = harness.simple_evaluate(
         model=model(str(tmp_path / "model"), dtype="float32", block=2, seed=5, batch_size=11),
         tasks=["digits"],
         task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
