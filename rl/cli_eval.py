@@ -100,6 +100,7 @@ def measure(
             f"{', '.join(given)}: for protocols (unmask eval list), and {target} is none; a recipe has keys for this, as in "
             "data.eval.path=FILE data.eval.limit=100 eval.n=8 train.seed=1 eval.batch=64"
         )
+    _check_name(target)
     from rl import measure as own
 
     if toy:
@@ -108,6 +109,21 @@ def measure(
     own.show(found)
     if out is not None:
         own.write(found, out)
+
+
+def _check_name(target: str) -> None:
+    """Raises CommandError for a name that is nothing, and near that of a protocol."""
+    from rl.config_errors import nearest
+    from rl.recipes import protocol_names, recipe_names
+    from rl.source import CommandError
+
+    if target in recipe_names() or Path(target).expanduser().exists():
+        return
+    near = nearest(target, protocol_names(), cutoff=0.8)
+    if near is not None and nearest(target, recipe_names(), cutoff=0.8) is None:
+        raise CommandError(
+            f"there is no protocol, recipe or run {target}; did you mean {near}? All protocols: unmask eval list"
+        )
 
 
 def _by_protocol(
@@ -133,7 +149,11 @@ def _by_protocol(
     from rl.progress import Reporter
 
     options["batch"] = options["batch"] or BATCH
-    found = evaluate_protocol(loaded, source, reporter=Reporter(Console(stderr=True)), **options)
+    try:
+        found = evaluate_protocol(loaded, source, reporter=Reporter(Console(stderr=True)), **options)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
     show(found.result, found.folder)
 
 
