@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rewards.contract import available, load_rewards
 from rl.config_yaml import read_file
 from rl.protocol import Protocol, ProtocolErrors, is_protocol, load_protocol
 from rl.protocol_items import _picked
@@ -200,3 +201,12 @@ def test_the_protocol_on_the_page_is_one(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
     assert load_protocol(tmp_path / "mine.yaml").protocol.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_every_parser_of_a_shipped_protocol_is_there(name: str) -> None:
+    parsers = load_protocol(name).protocol.parsers
+    assert {parser.fn for parser in parsers if ":" not in parser.fn} <= set(available())
+    for reward in load_rewards([parser.model_dump() for parser in parsers], base=Path.cwd()):
+        if "parser" in reward.kwargs:
+            assert reward.fn(completions=[], **reward.kwargs) == []  # names of tasks and rules that are there
