@@ -18,6 +18,41 @@ if TYPE_CHECKING:
 DEFAULT = "measure"
 
 
+TargetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROTOCOL|RECIPE|RUN",
+        help="A protocol (a name from: unmask eval list, or a file), a recipe, or a run folder with its weights.",
+        show_default=False,
+    ),
+]
+ChangesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY.PATH=VALUE]...",
+        help="What differs from the recipe, as in data.eval.limit=100; or from the protocol, which makes another protocol of it.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="A checkpoint, Hub name or run; needed for a protocol, else in place of the recipe's.",
+        show_default=False,
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR|FILE.json",
+        help="Protocol: the folder, default evals/...; what it holds is kept, and the rest is sampled. Recipe: also write the numbers.",
+        show_default=False,
+    ),
+]
+
+
 class Group(TyperGroup):
     """``unmask eval TARGET`` is short for ``unmask eval measure TARGET``."""
 
@@ -28,30 +63,9 @@ class Group(TyperGroup):
 
 
 def measure(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="PROTOCOL|RECIPE|RUN",
-            help="A protocol (a name from: unmask eval list, or a file), a recipe, or a run folder with its weights.",
-            show_default=False,
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY.PATH=VALUE]...",
-            help="What differs from the recipe, as in data.eval.limit=100; or from the protocol, which makes another protocol of it.",
-            show_default=False,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="A checkpoint, Hub name or run; needed for a protocol, else in place of the recipe's.",
-            show_default=False,
-        ),
-    ] = None,
+    target: TargetArgument,
+    overrides: ChangesArgument = None,
+    model: ModelOption = None,
     adapter: AdapterOption = None,
     data: Annotated[
         str | None,
@@ -71,33 +85,38 @@ def measure(
         typer.Option("--batch", help="Protocol: rows denoised together.  [default: 16]", min=1, show_default=False),
     ] = None,
     toy: ToyOption = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR|FILE.json",
-            help="Protocol: the folder, default evals/...; what it holds is kept, and the rest is sampled. Recipe: also write the numbers.",
-            show_default=False,
-        ),
-    ] = None,
+    out: OutOption = None,
 ) -> None:
     """Accuracy by a frozen protocol, or on a recipe's own evaluation prompts."""
     from rl.protocol import is_protocol
 
     settings = list(overrides or [])
-    only_protocol = {"--data": data, "--limit": limit, "--samples": samples, "--seeds": seeds, "--batch": batch}
+    asked = {"data.limit": limit, "samples": samples, "seeds": None if seeds is None else f"[{seeds}]"}
     if is_protocol(target):
-        settings += [f"data.limit={limit}"] if limit else []
-        settings += [f"samples={samples}"] if samples else []
-        settings += [f"seeds=[{seeds}]"] if seeds else []
+        settings += [f"{key}={value}" for key, value in asked.items() if value is not None]
         _by_protocol(target, settings, model, adapter, data=data, out=out, batch=batch, toy=toy)
         return
+    options = {"--data": data, "--limit": limit, "--samples": samples, "--seeds": seeds, "--batch": batch}
+    _by_recipe(
+        target, settings, model, adapter, out, toy, [name for name, value in options.items() if value is not None]
+    )
+
+
+def _by_recipe(
+    target: str,
+    settings: list[str],
+    model: str | None,
+    adapter: Path | None,
+    out: Path | None,
+    toy: bool,
+    for_protocols: list[str],
+) -> None:
     from rl.source import CommandError
 
-    given = [name for name, value in only_protocol.items() if value is not None]
-    if given:
+    _check_name(target)
+    if for_protocols:
         raise CommandError(
-            f"{', '.join(given)}: for protocols (unmask eval list), and {target} is none; a recipe has keys for this, as in "
+            f"{', '.join(for_protocols)}: for protocols (unmask eval list), and {target} is none; a recipe has keys for this, as in "
             "data.eval.path=FILE data.eval.limit=100 eval.n=8 train.seed=1 eval.batch=64"
         )
     from rl import measure as own
@@ -108,6 +127,21 @@ def measure(
     own.show(found)
     if out is not None:
         own.write(found, out)
+
+
+def _check_name(target: str) -> None:
+    """Raises CommandError for a name that is nothing, and near that of a protocol."""
+    from rl.config_errors import nearest
+    from rl.recipes import protocol_names, recipe_names
+    from rl.source import CommandError
+
+    if target in recipe_names() or Path(target).expanduser().exists():
+        return
+    near = nearest(target, protocol_names(), cutoff=0.8)
+    if near is not None and nearest(target, recipe_names(), cutoff=0.8) is None:
+        raise CommandError(
+            f"there is no protocol, recipe or run {target}; did you mean {near}? All protocols: unmask eval list"
+        )
 
 
 def _by_protocol(
@@ -133,7 +167,11 @@ def _by_protocol(
     from rl.progress import Reporter
 
     options["batch"] = options["batch"] or BATCH
-    found = evaluate_protocol(loaded, source, reporter=Reporter(Console(stderr=True)), **options)
+    try:
+        found = evaluate_protocol(loaded, source, reporter=Reporter(Console(stderr=True)), **options)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
     show(found.result, found.folder)
 
 

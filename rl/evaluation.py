@@ -92,7 +92,7 @@ def evaluate_protocol(
         journal = Journal(folder)
         with reporter:
             _sample(loaded, items, rewards, policy, journal, batch, reporter)
-        found = summary(loaded, items, source, who, journal.rows)
+        found = summary(loaded, items, source, who, journal.rows, device=_device(policy))
         write_samples(folder, loaded, items, journal.rows)
         found.write(folder)
         journal.remove()
@@ -102,6 +102,13 @@ def evaluate_protocol(
 def _as_stated(loaded: Loaded) -> dict[str, Any]:
     """How the protocol wants the model: its dtype, and no 4-bit weights."""
     return {"dtype": loaded.protocol.dtype, "quantization": "none", "gradient_checkpointing": False}
+
+
+def _device(policy: Any) -> str:
+    """What tokens per second were measured on."""
+    import torch
+
+    return torch.cuda.get_device_name(policy.device) if policy.device.type == "cuda" else str(policy.device)
 
 
 def _slug(source: Source) -> str:

@@ -62,7 +62,7 @@ class Outcome:
         replace_text(folder / SUMMARY, markdown(self.result))
 
 
-def summary(loaded: Loaded, items: Items, source: Source, who: Identity, rows: Rows) -> Outcome:
+def summary(loaded: Loaded, items: Items, source: Source, who: Identity, rows: Rows, *, device: str) -> Outcome:
     """The numbers of a whole evaluation."""
     protocol, labels = loaded.protocol, items.labels
     parsers = list(rows[0]["scores"])
@@ -110,6 +110,7 @@ def summary(loaded: Loaded, items: Items, source: Source, who: Identity, rows: R
             "tokens_per_answer": tokens / len(rows),
             "tokens_per_second": tokens / seconds if seconds else math.nan,
             "sampling_seconds": seconds,
+            "device": device,
             **provenance(),
         }
     )

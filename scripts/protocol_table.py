@@ -42,7 +42,10 @@ def _rows(protocol: Protocol) -> str:
 def _prompt(protocol: Protocol) -> str:
     prompt = protocol.prompt
     shots = f"{len(prompt.few_shot)} turns" if prompt.few_shot else "one message"
-    return shots + (f", prefill `{prompt.prefill}`" if prompt.prefill else "")
+    if not prompt.prefill:
+        return shots
+    first = prompt.prefill.strip().partition("\n")[0]  # a cell of a table has one line
+    return f"{shots}, prefill `{first if len(first) <= 24 else first[:20] + ' ...'}`"
 
 
 if __name__ == "__main__":

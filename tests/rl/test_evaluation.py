@@ -18,9 +18,10 @@ from rl.evaluation_result import Outcome
 from rl.protocol import load_protocol
 from rl.source import CommandError, find_source
 from rl.statistics import majority_at_k, proportion, wilson
+from rollouts.checkpoints import save_adapter
 from tests.oracles.protocols import TEXT, write_protocol
 from tests.oracles.toy_recipes import SHARED, llada_checkpoint
-from tests.oracles.training import tiny_folder
+from tests.oracles.training import lora_policy, tiny_folder
 
 KEYS = ("prompt_id", "seed", "sample", "completion", "scores", "reasons", "token_ids", "reveal_step", "forwards")
 
@@ -206,6 +207,47 @@ def test_other_rows_or_weights_are_another_evaluation(home: Path, whole: Outcome
     assert third.result["model"]["fingerprint"] != same.result["model"]["fingerprint"]
 
 
+def test_an_adapter_is_another_model(home: Path, whole: Outcome, tmp_path: Path) -> None:
+    save_adapter(lora_policy(home / "model"), tmp_path / "adapter")
+    given = (
+        "digits.yaml",
+        "--model",
+        "model",
+        "--adapter",
+        str(tmp_path / "adapter"),
+        "--limit",
+        "4",
+        "--out",
+        str(tmp_path / "out"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        result = invoke(*given)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert found["model"]["adapter"] == str(tmp_path / "adapter")
+    assert found["model"]["fingerprint"] != whole.result["model"]["fingerprint"]
+    texts = [row["completion"] for row in read_rows(tmp_path / "out" / "samples.parquet")]
+    assert texts != [row["completion"] for row in rows_of(whole) if row["prompt_id"] < 4]
+    assert found["device"]
+
+
+def test_an_interrupted_command_says_how_to_go_on(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    append = Journal.append
+
+    def stop(self: Journal, rows: Any) -> None:
+        append(self, rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "append", stop)
+    result = invoke("digits.yaml", "--model", "model", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 130
+    assert "the same command goes on from here" in result.stderr
+    monkeypatch.setattr(Journal, "append", append)
+    assert invoke("digits.yaml", "--model", "model", "--out", str(tmp_path / "out")).exit_code == 0
+
+
 def test_a_data_set_of_another_size_is_a_change(home: Path, tmp_path: Path) -> None:
     (tmp_path / "few.jsonl").write_text("".join((home / "rows.jsonl").read_text().splitlines(keepends=True)[:5]))
     loaded = load_protocol(home / "digits.yaml")
@@ -342,7 +384,7 @@ def test_real_protocols_end_to_end(
         (["d1-gsm8k-256"], "add --model"),
         (["d1-gsm8k-256", "--model", "model", "--toy"], "--toy makes a recipe small"),
         (["d1-gsm8k-256", "--model", "mdel"], "there is no folder"),
-        (["d1-gsm8k-265", "--model", "model"], "no shipped recipe of this name"),
+        (["d1-gsm8k-265", "--model", "model"], "did you mean d1-gsm8k-256?"),
         (["sudoku_4x4_tiny", "--samples", "3", "--data", "x"], "--data, --samples: for protocols"),
         (
             ["digits.yaml", "--model", "model", "sampler.canvas=4096", "sampler.block=4096", "sampler.steps=4096"],
