@@ -11,7 +11,6 @@ deadline of one second; they show that one does not hold up the others. Every ce
 import argparse
 import json
 import os
-import platform
 import time
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -77,8 +76,8 @@ def main() -> None:
     ]
     for cell in cells:
         found = measure(cell)
-        machine = {"cores": cores, "kernel": platform.release(), "load": os.getloadavg()[0]}
-        line = {"cell": asdict(cell), **found, "machine": machine, "date": date.today().isoformat(), **provenance()}
+        load = os.getloadavg()[0]  # others on the machine: with more than one per core, figures are too low
+        line = {"cell": asdict(cell), **found, "load": load, "date": date.today().isoformat(), **provenance()}
         with options.output.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{cell.level:<10} workers={cell.workers} {cell.kind:<8} hanging={cell.hanging}: ", end="")

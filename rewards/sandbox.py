@@ -196,7 +196,7 @@ class Sandbox:
             if not item.ungradable and not item.infrastructure
         ]
         done = self._run([job for _, job in waiting], [items[index].mutation for index, _ in waiting])
-        reports = {index: report for (index, _), report in zip(waiting, done)}
+        reports = {index: _graded(job, report) for (index, job), report in zip(waiting, done)}
         return [reports.get(index) or _not_run(job, item) for index, (job, item) in enumerate(zip(jobs, items))]
 
     def _settle(self, jobs: Sequence[Job]) -> list[_Item]:
@@ -355,6 +355,14 @@ def _shown(report: Report, *, mutation: bool) -> _Item:
         return _Item(mutation=mutation)
     failed = next((detail for passed, detail in zip(report.passed, report.details) if not passed), "it has no tests")
     return _Item(ungradable=report.ungradable or f"its own reference solution does not pass: {failed}")
+
+
+def _graded(job: Job, report: Report) -> Report:
+    """An item whose own solution passed can be graded: what a submission makes of it is the submission's fault."""
+    if report.ungradable is None or job.reference is None:
+        return report
+    details = tuple("passed" if passed else report.ungradable for passed in report.passed)
+    return replace(report, ungradable=None, details=details)
 
 
 def _not_run(job: Job, item: _Item) -> Report:

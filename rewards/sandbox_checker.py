@@ -42,15 +42,13 @@ class Channel:
         self.requests, self.replies, self.mutation = requests, replies, mutation
         self.failure: BaseException | None = None
 
-    def ask(self, message: list[Any]) -> list[Any]:
-        """One request and its reply. Raises Broken or Unable."""
+    def ask(self, frame: bytes) -> list[Any]:
+        """One request and its reply. Raises Broken."""
         if self.failure is not None:
             raise self.failure
         try:
-            wire.send(self.requests, wire.dump(message))
+            wire.send(self.requests, frame)
             reply = wire.receive(self.replies)
-        except wire.TooLarge as error:
-            raise self._fail(Unable(f"its arguments are too large to pass: {error}")) from None
         except wire.BadMessage as error:
             raise self._fail(Broken(f"wrong: the submission's reply is no plain data ({error})")) from None
         except OSError:
@@ -62,12 +60,12 @@ class Channel:
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function of the submission: its value, or its exception raised here."""
         try:
-            message = ["call", name, wire.encode(list(args)), wire.encode(kwargs), self.mutation]
+            frame = wire.dump(["call", name, wire.encode(list(args)), wire.encode(kwargs), self.mutation])
         except wire.NotPlain as error:
             raise self._fail(Unable(f"a test passes a {error} to {name}, which is no plain data")) from None
-        except (wire.TooLarge, RecursionError):
+        except (wire.TooLarge, RecursionError):  # a wrong answer: arguments may have come out of the submission
             raise wire.SubmissionError(f"the arguments of {name} are too large to pass") from None
-        reply = self.ask(message)
+        reply = self.ask(frame)
         try:
             value, error = _taken(name, reply)
             if self.mutation and reply[0] == "value" and reply[2] is not None:
@@ -134,13 +132,13 @@ def run(job: dict[str, Any], first: int, channel: Channel, say: Callable[[list[A
         say(["setup", f"the code that its tests need raises {_told(error)}"])
         return
     try:
-        reply = channel.ask(["load", job["code"], "submission"])
+        reply = channel.ask(wire.dump(["load", job["code"], "submission"]))
         failed = (
             None if reply[0] == "loaded" else _told(wire.exception(wire.decode(reply[1]), wire.decode(reply[2])), reply)
         )
     except Broken as error:
         failed = str(error)
-    except (Unable, wire.BadMessage, IndexError) as error:
+    except (wire.TooLarge, wire.BadMessage, IndexError) as error:
         failed = f"cannot be loaded: {error}"
     say(["loaded", failed])
     if failed is not None:

@@ -39,7 +39,7 @@ def fenced(program: str) -> str:
 
 
 def graded(
-    programs: Sequence[str],
+    programs: Sequence[Any],
     columns: dict[str, list[Any]] | None = None,
     names: Sequence[str] = NAMES,
     prompts: Sequence[Any] | None = None,
@@ -193,7 +193,7 @@ def test_humaneval_completions_go_on_where_the_prompt_ends(completion: str, scor
 def test_conversations() -> None:
     found = graded(
         [[{"role": "assistant", "content": fenced(RIGHT)}]], prompts=[[{"role": "user", "content": "Add one."}]]
-    )  # type: ignore[list-item]
+    )
     assert found.components == {name: [1.0] for name in NAMES}
 
 

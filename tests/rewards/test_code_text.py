@@ -44,6 +44,7 @@ def code_of(text: str, entry_point: str | None = "f", prompt: str = "") -> str |
         (f"```python\n{WRONG}\n```\nNo, plus:\n```python\n{F}\n```", F),
         (f"```python\n{F}\n```\nBetter:\n```python\n{CUT}", F),
         (f"```python\n{CUT}\n```\nBetter:\n```python\n{F}\n```", F),
+        (f"```python\n{F}\n```\nTo try it:\n```python\ndef main():\n    print(f(1))\n```", F),
         (f"```text\nf(1) == 2\n```\n```python\n{F}\n```", F),
         # none of them defines it: definitions before calls
         ("```python\ndef g(): pass\n```\n```python\ng()\n```", "def g(): pass"),

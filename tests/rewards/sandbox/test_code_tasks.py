@@ -27,7 +27,7 @@ def jobs_of(name: str) -> list[Job]:
 
 @pytest.mark.parametrize(
     ("name", "first", "every"),
-    [("humaneval", 3, 12), ("humaneval+", 5, 40), ("mbpp", 0, 65), ("mbpp+", 2, 42), ("p3", 0, 120)],
+    [("humaneval", 3, 40), ("humaneval+", 5, 80), ("mbpp", 0, 200), ("mbpp+", 2, 84), ("p3", 0, 300)],
 )
 def test_own_solutions_pass_and_mutants_fail(name: str, first: int, every: int, sandbox: Sandbox) -> None:
     jobs = jobs_of(name)[first::every]
@@ -43,7 +43,8 @@ def test_own_solutions_pass_and_mutants_fail(name: str, first: int, every: int, 
     assert none
     assert not any(report.solved for report in none)
     failed = sum(not report.solved for report in verdicts)
-    assert failed >= 0.85 * len(verdicts)  # a few mutants compute the same thing
+    # A few mutants compute the same thing; a puzzle may have many answers.
+    assert failed >= (0.5 if name == "p3" else 0.85) * len(verdicts)
 
 
 def test_items_that_cannot_be_graded_are_known_by_id(sandbox: Sandbox) -> None:
@@ -91,7 +92,8 @@ def plus(
         ("are_equivalent", [[1]], "return False", "True", True),
         ("are_equivalent", [[1]], "return False", "None", False),
         ("digit_distance_nums", [[123, 256]], "return 0", "1 + 3 + 3", True),
-        ("surface_Area", [[3, 4]], "return 33", "34", True),
+        ("surface_Area", [[3, 4]], "return 34", "35", True),  # rounded, of 34.6
+        ("surface_Area", [[3, 4]], "return 34", "36", False),
     ],
 )
 def test_rules_of_evalplus(

@@ -141,6 +141,8 @@ def test_a_submission_cannot_make_its_item_ungradable(weak: Sandbox) -> None:
         assert report.ungradable is None, value
         assert report.infrastructure is None, value
         assert report.passed == (False,), value
+    large = "def f(x): return 'x' * (20 << 20)"
+    assert check(weak, large, "assert f([f(1), f(1)]) == 1").ungradable is None
     deep = "def f(x):\n    value = []\n    for _ in range(199): value = [value]\n    return value"
     report = check(weak, deep, "assert f(f(f(1))) == 1", reference="def f(x): return 1")
     assert report.ungradable is None
