@@ -23,7 +23,7 @@ def f(n):
                 text = file.read()
         except OSError:
             continue
-        return text if FACTS["marker"] in text else "escaped: " + path
+        return "escaped: " + path if text else "nothing found"
     for folder in ("/root", "/home", "/work", "/var", "/sys", os.path.dirname(FACTS["canary"])):
         try:
             if set(os.listdir(folder)) - set(sys.prefix.split("/")):  # the way to Python itself is there
