@@ -212,7 +212,7 @@ def test_expressions_and_grids_are_right_by_our_own_rewards():
 
     for gold, row in zip(known(COUNTDOWN, None), COUNTDOWN, strict=True):
         texts = [filled("<reasoning> and <answer> tags", text) for text in (gold.right, *gold.same.values())]
-        columns = {"numbers": [row["numbers"]] * len(texts), "target": [row["target"]] * len(texts)}
+        columns: dict[str, Any] = {"numbers": [row["numbers"]] * len(texts), "target": [row["target"]] * len(texts)}
         assert set(countdown.correct(texts, **columns)) == {1.0}
         wrong = [filled("<reasoning> and <answer> tags", text) for text in (gold.wrong, *gold.tricks.values())]
         columns = {"numbers": [row["numbers"]] * len(wrong), "target": [row["target"]] * len(wrong)}

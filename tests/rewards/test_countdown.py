@@ -3,6 +3,7 @@
 import re
 import time
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from rewards.countdown import Expression, attempt, correct, parse_numbers, parse
 NUMBERS, TARGET = [3, 5, 8], 16
 
 
-def both(text: str, numbers: object = NUMBERS, target: object = TARGET) -> tuple[float | None, float | None]:
+def both(text: str, numbers: object = NUMBERS, target: object = TARGET) -> tuple[Any, Any]:
     """(attempt, correct) of one answer in its tag."""
     text = f"<reasoning>\nHm.\n</reasoning>\n<answer>\n{text}\n</answer>"
     return attempt([text], [numbers], [target])[0], correct([text], [numbers], [target])[0]

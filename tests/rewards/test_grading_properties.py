@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards import countdown, gsm8k, math, sudoku
+from rewards import code, countdown, gsm8k, math, sudoku
 from rewards import extract as ours
 from rewards import format as layout
 from rewards.parsers import Row, every_parser
@@ -47,7 +47,7 @@ REWARDS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (sudoku.cells, {"puzzle": "0321003004002100", "solution": "4321123434122143"}),
     (layout.answered, {}),
     (layout.boxed, {}),
-    (layout.code, {}),
+    (code.format, {}),
     (layout.tags, {}),
     (layout.soft, {}),
     (layout.strict, {}),

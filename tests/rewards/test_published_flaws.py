@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rewards import countdown, gsm8k, math, originals_math, sudoku
+from rewards import code, countdown, gsm8k, math, originals_math, sudoku
 from rewards import format as layout
 from rewards.calls import InfrastructureError
 
@@ -69,9 +69,8 @@ TABLE: list[tuple[int | str, str, Any, str, dict[str, Any], float]] = [
     ("E", "ESPO: a hyphen is a minus", gsm8k.correct, "from 10-12", {"answer": "12"}, 1.0),
     ("E", "ESPO: the last of any numbers", math.correct, "I do not know: 3, 4 or 5", {"answer": "5"}, 0.0),
     ("E", "ESPO: the question restated", math.correct, r"\boxed{\binom{5}{2}}", {"answer": "10"}, 0.0),
-    ("C", "code_format: no last line break", layout.code, "```python\nx = 1\n```", {}, 1.0),
-    ("C", "code_format: half for broken syntax", layout.code, "```python\nx = \n```\n", {}, 0.0),
-    ("C", "code_format: prose behind", layout.code, "```python\nx = 1\n```\nDone.", {}, 1.0),
+    ("C", "code_format: no last line break", code.format, "```python\nx = 1\n```", {}, 1.0),
+    ("C", "code_format: prose behind", code.format, "```python\nx = 1\n```\nDone.", {}, 1.0),
 ]  # fmt: skip
 
 
@@ -132,10 +131,10 @@ COMPAT: list[tuple[int | str, Any, str, str, dict[str, Any], float | None]] = [
     ("E", gsm8k.correct, "espo", "from 10-12", {"answer": "12"}, 0.0),
     ("E", math.correct, "espo", "I do not know: 3, 4 or 5", {"answer": "5"}, 1.0),
     ("E", math.correct, "espo", r"\boxed{\binom{5}{2}}", {"answer": "10"}, 1.0),
-    ("C", layout.code, "diffucoder", "```python\nx = 1\n```", {}, 0.0),
-    ("C", layout.code, "espo", "```python\nx = 1\n```", {}, 1.0),
-    ("C", layout.code, "diffucoder espo", "```python\nx = \n```\n", {}, 0.5),
-    ("C", layout.code, "diffucoder espo", "```python\nx = 1\n```\nDone.", {}, 0.0),
+    ("C", code.format, "diffucoder", "```python\nx = 1\n```", {}, 0.0),
+    ("C", code.format, "espo", "```python\nx = 1\n```", {}, 1.0),
+    ("C", code.format, "diffucoder espo", "```python\nx = \n```\n", {}, 0.5),
+    ("C", code.format, "diffucoder espo", "```python\nx = 1\n```\nDone.", {}, 0.0),
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def generations(task: str) -> list[dict[str, Any]]:
     return [row for file in files for row in json.loads(file.read_text())["generations"]]
 
 
-def mean(scores: list[float] | list[float | None]) -> float:
+def mean(scores: Sequence[Any]) -> float:
     return sum(score or 0.0 for score in scores) / len(scores)
 
 
@@ -70,7 +71,7 @@ def test_format_rewards_fire_on_real_generations() -> None:
     assert mean(gsm8k.format_soft(texts)) == 0.0  # the tag was prefilled
     assert mean(gsm8k.format_soft(texts, prefill=PREFILL)) == pytest.approx(0.516, abs=0.002)  # published: 0.0
     assert mean(gsm8k.format_strict(texts, prefill=PREFILL)) == pytest.approx(0.403, abs=0.002)
-    assert min(gsm8k.format_tags(texts, prefill=PREFILL)) >= 0.0
+    assert all(isinstance(score, float) and score >= 0.0 for score in gsm8k.format_tags(texts, prefill=PREFILL))
 
 
 def test_llada_sudoku_generations() -> None:
@@ -133,8 +134,8 @@ def test_llada_countdown_generations() -> None:
     texts = [row["generations"] for row in rows]
     numbers, targets = [row["ground_truth"][0] for row in rows], [row["ground_truth"][1] for row in rows]
     # Published evaluation script 50 of 256 (one reads "48 + 29 + 16>"); its training reward: none, for the box.
-    assert sum(score or 0 for score in countdown.correct(texts, numbers, targets)) == 49
-    assert sum(score or 0 for score in countdown.attempt(texts, numbers, targets)) == 80
+    assert mean(countdown.correct(texts, numbers, targets)) == 49 / 256
+    assert mean(countdown.attempt(texts, numbers, targets)) == 80 / 256
     assert sum(layout.answered(texts)) == 200  # what the published 0.1 pays for
 
 
@@ -143,7 +144,7 @@ def test_the_public_countdown_file() -> None:
     solutions = [_solution(countdown.parse_numbers(row["input"]), int(row["output"])) for row in rows]
     assert None not in solutions
     texts = [f"<answer>{text} = {row['output']}</answer>" for text, row in zip(solutions, rows, strict=True)]
-    columns = {"numbers": [row["input"] for row in rows], "target": [row["output"] for row in rows]}
+    columns: dict[str, Any] = {"numbers": [row["input"] for row in rows], "target": [row["output"] for row in rows]}
     assert countdown.correct(texts, **columns) == [1.0] * 256
 
 
