@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from rewards.load import load_rewards
 from rl.cli import app
+from rl.config_schema import RewardEntry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("## In ten minutes")[1].split("\n## ")[0]
@@ -38,3 +41,13 @@ def test_ten_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged = [json.loads(line) for line in Path("runs/my_recipe/metrics.jsonl").read_text().splitlines()]
     assert all({"reward/brevity", "reward/brevity/std", "reward/brevity/hits"} <= set(one) for one in logged)
     assert Path("runs/my_recipe/report.html").exists()
+
+
+def test_the_entries(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE.split("## Entries")[1], re.MULTILINE | re.DOTALL)
+    (tmp_path / "judges.py").write_text("async def helpful(completions, **kwargs): return [1.0] * len(completions)")
+    (tmp_path / "my_rewards.py").write_text(blocks("python")[0])
+    entries = [RewardEntry(**entry).model_dump() for entry in yaml.safe_load(text)["rewards"]]
+    math, helpful, brevity = load_rewards(entries, base=tmp_path)
+    assert (math.where, helpful.timeout, helpful.retries, helpful.cache) == ({"task": "math"}, 60, 3, True)
+    assert (brevity.weight, brevity.on_error) == (0.1, "drop")
