@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 import tempfile
@@ -36,7 +35,7 @@ class Keeper:
         self.holder, self.slot = sandbox_levels.claim_slot()
         prefix = f"unmask-sandbox-{self.slot}-"
         for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):  # of a keeper that was killed: we hold its slot now
-            shutil.rmtree(left, ignore_errors=True)
+            sandbox_process.remove(left)
         self.workplace = tempfile.mkdtemp(prefix=prefix)
         os.chmod(self.workplace, 0o711)
         self.spare: Interpreter | None = None
@@ -46,7 +45,7 @@ class Keeper:
     def close(self) -> None:
         if self.spare is not None:
             self.starter.end(self.spare)
-        shutil.rmtree(self.workplace, ignore_errors=True)
+        sandbox_process.remove(self.workplace)
 
     def prepare(self) -> None:
         """Have an interpreter that waits for a submission. Raises LevelError with the reason if none starts."""

@@ -9,6 +9,7 @@ neither can a process feign a busy machine: lowering its own priority is refused
 from __future__ import annotations
 
 import os
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from rewards.sandbox_process import Interpreter
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+NESTED = 100  # folders in folders
 STARVED = 20.0  # times the limit in wall time, and still not used up: the machine is overloaded
 CHECKING = 4.0  # times the limit: what the tests' own code may compute
 LOOK = 0.1  # seconds between looks at a tree
@@ -77,12 +79,20 @@ def usage(root: int) -> Usage:
 
 
 def disk(folder: str) -> int:
-    """Bytes that the files of a submission's folder take. A folder in a namespace of its own has a size to begin with."""
-    taken = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                taken += os.lstat(os.path.join(place, name)).st_blocks * 512
+    """Bytes that a submission's folder takes, a page at least for each entry; without end where folders are nested deeper than
+    NESTED, since paths grow too long to look into. A folder in a namespace of its own has a size to begin with."""
+    taken, waiting = 0, [(folder, 0)]
+    while waiting:
+        place, depth = waiting.pop()
+        if depth > NESTED:
+            return sys.maxsize
+        with suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                taken += PAGE
+                with suppress(OSError):
+                    taken += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append((entry.path, depth + 1))
     return taken
 
 
