@@ -94,7 +94,7 @@ def test_where_an_original_has_no_answer_the_row_is_dropped_and_counted() -> Non
     assert grades.total == [None, 1.0]
     assert grades.dropped[0] is not None
     assert "never ends" in grades.dropped[0]
-    assert grades.metrics["countdown.correct_d1/infrastructure_failures"] == 1.0
+    assert grades.counts["countdown.correct_d1/infrastructure_failures"] == 1
     (crashed,) = code.format(["```python\n'\ud800'\n```\n"], compat="diffucoder")
     assert isinstance(crashed, InfrastructureError)
     assert code.format(["```python\n'\ud800'\n```\n"], compat="espo") == [0.5]

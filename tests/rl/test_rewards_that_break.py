@@ -197,14 +197,14 @@ def test_as_a_person_types_it(checkpoint: Path) -> None:
 def test_on_a_cluster(checkpoint: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra 'cluster'")
     breaking = [entry("bad", name=how, kwargs={"how": how}, weight=0.1) for how in ("hang", "exit")]
-    options = {"backend": "ray", "reward_workers": 2, "reward_timeout": 6.0}
+    options = {"backend": "ray", "reward_workers": 2, "reward_timeout": 16.0}
     write(checkpoint, entry("good"), *breaking, entry("short_rows", where={"answer": [1, 2]}), cluster=options)
     command = [sys.executable, "-m", "unmask", "train", "recipe.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = read_jsonl(Path("run/metrics.jsonl"))
     assert (first["reward/hang/lost"], first["reward/exit/lost"]) == (2, 2)
-    assert first["dropped/reward hang: did not answer in 6 s"] == 2
+    assert first["dropped/reward hang: did not answer in 16 s"] == 2
     assert second["loss"] is not None
     assert "prompt:     '7'" in done.stdout + done.stderr
 
