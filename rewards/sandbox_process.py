@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -166,7 +167,7 @@ class Starter:
         os.waitpid(interpreter.pid, 0)
         self._reap(interpreter)
         if self.level != "namespace":
-            shutil.rmtree(interpreter.folder, ignore_errors=True)
+            remove(interpreter.folder)
 
     def _reap(self, interpreter: Interpreter) -> None:
         """Wait for what we inherited: all orphans below a keeper become its children."""
@@ -258,6 +259,15 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+def remove(folder: str) -> None:
+    """Remove a folder whatever a submission has built in it: folders too deep for Python, folders closed to their owner."""
+    with suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        for command in (["chmod", "-R", "u+rwx", folder], ["rm", "-rf", folder]):
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def how_it_ended(interpreter: Interpreter) -> str:
