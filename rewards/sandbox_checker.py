@@ -138,7 +138,7 @@ def run(job: dict[str, Any], first: int, channel: Channel, say: Callable[[list[A
         )
     except Broken as error:
         failed = str(error)
-    except (wire.TooLarge, wire.BadMessage, IndexError) as error:
+    except (wire.TooLarge, wire.BadMessage, IndexError, RecursionError) as error:
         failed = f"cannot be loaded: {error}"
     say(["loaded", failed])
     if failed is not None:
@@ -195,7 +195,7 @@ def _told(error: BaseException, reply: list[Any] | None = None) -> str:
     name = error.__dict__.get("of_submission") or type(error).__name__
     if reply is not None and type(error) is wire.SubmissionError:
         name = str(wire.decode(reply[1])[0])
-    return f"{name}: {error}"[:DETAIL]
+    return f"{name}: {wire.describe(error)[1]}"[:DETAIL]  # a KeyError of a huge number has no text
 
 
 def serve(job: dict[str, Any], first: int, requests: int, replies: int, events: int) -> None:

@@ -21,10 +21,12 @@ from typing import Any
 
 from rewards import sandbox_checker, sandbox_confine, sandbox_levels, sandbox_process, sandbox_wire
 from rewards.sandbox_process import Dead, Infrastructure, Interpreter
-from rewards.sandbox_watch import Clock
+from rewards.sandbox_watch import Clock, Spell
 
+USED_UP = "not run: the job's time was used up"
 TICK = 0.05  # seconds between looks at the clock
 MAX_EVENTS = 1 << 20  # bytes of one checker's events
+MAX_EVENT = 1 << 12  # and of those of each test: 200 characters, most of them escaped
 
 
 class Keeper:
@@ -35,7 +37,7 @@ class Keeper:
         self.holder, self.slot = sandbox_levels.claim_slot()
         prefix = f"unmask-sandbox-{self.slot}-"
         for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):  # of a keeper that was killed: we hold its slot now
-            sandbox_process.remove(left)
+            sandbox_process.remove(str(left))
         self.workplace = tempfile.mkdtemp(prefix=prefix)
         os.chmod(self.workplace, 0o711)
         self.spare: Interpreter | None = None
@@ -72,15 +74,20 @@ class Keeper:
         if job["kind"] == "stdio":
             self._programs(job, results)
         else:
-            rounds(job, results, report, self.limits, lambda index: self._round(job, index, results, report))
+            rounds(
+                job, results, report, self.limits, lambda index, left: self._round(job, index, left, results, report)
+            )
 
-    def _round(self, job: dict[str, Any], first: int, results: list[tuple[bool, str]], report: dict[str, Any]) -> int:
-        """A fresh interpreter and a fresh checker for the tests from `first` on; the index where the next round begins."""
+    def _round(
+        self, job: dict[str, Any], first: int, left: float, results: list[tuple[bool, str]], report: dict[str, Any]
+    ) -> int:
+        """A fresh interpreter and a fresh checker for the tests from `first` on, for at most `left` seconds; the index where the
+        next round begins."""
         interpreter = self.take()
         checker, events = sandbox_process.fork_checker(job, first, interpreter, self.limits)
         try:
             listener = _Listener(events, checker, interpreter, self.limits, report, results)
-            return listener.listen(first)
+            return listener.listen(first, left)
         finally:
             os.close(events)
             sandbox_process.kill(checker)
@@ -92,7 +99,7 @@ class Keeper:
         ends = time.monotonic() + self.limits["job_seconds"]
         for index, (given, wanted) in enumerate(job["tests"]):
             if time.monotonic() > ends:
-                results[index:] = [(False, "not run: the job's time was used up")] * (len(results) - index)
+                results[index:] = [(False, USED_UP)] * (len(results) - index)
                 return
             interpreter = self.take()
             try:
@@ -129,7 +136,7 @@ class RemoteKeeper:
                 if job["kind"] == "stdio":
                     sandbox_remote.programs(job, run, self.limits, results)
                 else:
-                    one = lambda index: sandbox_remote.listen(job, index, run, self.limits, results, report)  # noqa: E731
+                    one = lambda index, _: sandbox_remote.listen(job, index, run, self.limits, results, report)  # noqa: E731
                     rounds(job, results, report, self.limits, one)
         except sandbox_service.ServiceError as error:
             raise Infrastructure(str(error)) from error
@@ -155,16 +162,18 @@ def rounds(
     results: list[tuple[bool, str]],
     report: dict[str, Any],
     limits: dict[str, float],
-    one: Callable[[int], int],
+    one: Callable[[int, float], int],
 ) -> None:
-    """Rounds of tests, each with processes of its own, until all are settled. `one` returns where the next one begins."""
+    """Rounds of tests, each with processes of its own, until all are settled or the job's time is used up. `one` is told
+    where it begins and how many seconds are left, and returns where the next one begins."""
     ends = time.monotonic() + limits["job_seconds"]
     index = 0
     while index < len(results):
-        if time.monotonic() > ends:
-            results[index:] = [(False, "not run: the job's time was used up")] * (len(results) - index)
+        left = ends - time.monotonic()
+        if left <= 0:
+            results[index:] = [(False, USED_UP)] * (len(results) - index)
             return
-        index = one(index)
+        index = one(index, left)
         if report["error"] or report["ungradable"] or (job["stop"] and _failed_before(results, index)):
             return
 
@@ -189,8 +198,10 @@ class _Listener:
         self.report, self.results = report, results
         self.rest, self.heard = b"", 0
 
-    def listen(self, index: int) -> int:
-        """Until the checker is done or something has to be killed; the index of the first test that is not settled."""
+    def listen(self, index: int, left: float) -> int:
+        """Until the checker is done or something has to be killed; the index of the first test that is not settled. After `left`
+        seconds, that is all."""
+        spell = Spell(self.interpreter, self.checker)
         clock = Clock(self.interpreter, self.checker, self.limits["start_seconds"], self.limits)
         loading = True
         while True:
@@ -208,7 +219,10 @@ class _Listener:
                         return index
             problem = clock.problem()
             if problem is None:
-                continue
+                if spell.seconds() < left:
+                    continue
+                self.results[index:] = [(False, USED_UP)] * (len(self.results) - index)
+                return len(self.results)
             if clock.starved:
                 raise Infrastructure(problem)
             if loading:
@@ -222,7 +236,7 @@ class _Listener:
     def _read(self) -> list[list[Any]]:
         data = os.read(self.events, 65536)
         self.heard += len(data)
-        if not data or self.heard > MAX_EVENTS:
+        if not data or self.heard > MAX_EVENTS + MAX_EVENT * len(self.results):
             raise Infrastructure("the checker died")
         *lines, self.rest = (self.rest + data).split(b"\n")
         return [json.loads(line) for line in lines]

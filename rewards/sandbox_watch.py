@@ -8,8 +8,8 @@ neither can a process feign a busy machine: lowering its own priority is refused
 
 from __future__ import annotations
 
+import math
 import os
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,19 +18,25 @@ from rewards.sandbox_process import Interpreter
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-NESTED = 100  # folders in folders
 STARVED = 20.0  # times the limit in wall time, and still not used up: the machine is overloaded
 CHECKING = 4.0  # times the limit: what the tests' own code may compute
+ENTRY = 1024  # bytes that an empty file counts
+SPELL = 0.5  # seconds between looks at the time of a whole round
 LOOK = 0.1  # seconds between looks at a tree
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Of a tree of processes: seconds on the processor, seconds spent waiting for it, bytes in memory."""
+    """Of a tree of processes: seconds on the processor, seconds that one of them (the one that waited longest) spent waiting
+    for it, bytes in memory, and how many there are.
+
+    Not what all of them waited: many processes that wake up together wait for each other.
+    """
 
     cpu: float
     waited: float
     memory: int
+    processes: int = 1
 
 
 def tree(root: int) -> list[int]:
@@ -68,31 +74,33 @@ def _parent(pid: int) -> int:
 
 def usage(root: int) -> Usage:
     cpu, waited, memory = 0.0, 0.0, 0
-    for pid in tree(root):
+    found = tree(root)
+    for pid in found:
         with suppress(OSError, ValueError, IndexError):
             fields = _stat(pid)
             cpu += sum(int(field) for field in fields[11:15]) / TICKS
             memory += int(fields[21]) * PAGE
         with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/schedstat") as file:
-            waited += int(file.read().split()[1]) / 1e9
-    return Usage(cpu, waited, memory)
+            waited = max(waited, int(file.read().split()[1]) / 1e9)
+    return Usage(cpu, waited, memory, len(found))
 
 
-def disk(folder: str) -> int:
-    """Bytes that a submission's folder takes, a page at least for each entry; without end where folders are nested deeper than
-    NESTED, since paths grow too long to look into. A folder in a namespace of its own has a size to begin with."""
-    taken, waiting = 0, [(folder, 0)]
-    while waiting:
-        place, depth = waiting.pop()
-        if depth > NESTED:
-            return sys.maxsize
-        with suppress(OSError), os.scandir(place) as entries:
-            for entry in entries:
-                taken += PAGE
-                with suppress(OSError):
-                    taken += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append((entry.path, depth + 1))
+def disk(folder: str) -> float:
+    """Bytes that a submission's folder takes, infinite where it hides some of it: in folders that are closed, or too deep to
+    be named. A folder in a namespace of its own has a size to begin with."""
+    taken, places = 0.0, [folder]
+    for place in places:
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        taken += max(ENTRY, entry.stat(follow_symlinks=False).st_blocks * 512)
+                        if entry.is_dir(follow_symlinks=False):
+                            places.append(entry.path)
+        except (FileNotFoundError, NotADirectoryError):  # gone meanwhile
+            continue
+        except OSError:
+            return math.inf
     return taken
 
 
@@ -109,6 +117,7 @@ class Clock:
         self.started = self.looked = time.monotonic()
         self.before: list[Usage] | None = None
         self.starved = False
+        self.most = 0  # processes of the submission at a time
 
     def problem(self) -> str | None:
         now = time.monotonic()
@@ -132,7 +141,32 @@ class Clock:
             return f"timed out after {self.seconds:g} s"
         if sum(cpu[1:]) >= CHECKING * self.seconds:
             return f"checking its answer took more than {CHECKING * self.seconds:g} s"
+        self.most = max(self.most, now[0].processes)
         if wall > STARVED * self.seconds:
+            if self.most > before[0].processes:  # it may have waited for processes that it started itself
+                return f"timed out after {self.seconds:g} s"
             self.starved = True
             return f"a test got too little of the processor in {wall:.0f} s"
         return None
+
+
+class Spell:
+    """Seconds since its making, without those that a submission or its checker waited for the processor."""
+
+    def __init__(self, interpreter: Interpreter, checker: int) -> None:
+        self.roots = [interpreter.root, checker]
+        self.started = self.looked = time.monotonic()
+        self.before: list[Usage] | None = None
+        self.found = 0.0
+
+    def seconds(self) -> float:
+        """As found at the last look."""
+        now = time.monotonic()
+        if now - self.looked < SPELL:
+            return self.found
+        self.looked = now
+        usages = [usage(root) for root in self.roots]
+        self.before = self.before or usages
+        waited = sum(max(0.0, after.waited - earlier.waited) for after, earlier in zip(usages, self.before))
+        self.found = now - self.started - waited
+        return self.found

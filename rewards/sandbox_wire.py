@@ -104,7 +104,7 @@ def decode(form, depth=0):
             values = [decode(part, depth + 1) for part in parts]
             return dict(zip(values[::2], values[1::2]))
         if tag == "e" and len(parts) == 2:
-            return exception(decode(parts[0]), decode(parts[1]))
+            return exception(decode(parts[0], depth + 1), decode(parts[1], depth + 1))
         return _scalar(tag, parts)
     except (TypeError, ValueError, OverflowError) as error:  # an unhashable key, letters that are no digits
         raise BadMessage(f"no plain value: {error}") from None
@@ -125,17 +125,21 @@ def _scalar(tag, parts):
     raise BadMessage("no plain value")
 
 
+_NOT_REBUILT = (Exception, UnicodeError, StopIteration, StopAsyncIteration)
+
+
 class SubmissionError(Exception):
     """Stands for an exception whose class only the submission knows."""
 
 
 def exception(names, text):
-    """An exception of the first class among `names` that is Python's own; never one that would end this process."""
+    """An exception of the first class among `names` that is Python's own; never one that would end this process, or that
+    Python takes for the end of a loop: with that, `all(map(f, cases))` would be true."""
     if type(names) is not list or not all(type(name) is str for name in names) or type(text) is not str:
         raise BadMessage("no exception")
     for name in names:
         cls = getattr(builtins, name, None)
-        if isinstance(cls, type) and issubclass(cls, Exception) and cls not in (Exception, UnicodeError):
+        if isinstance(cls, type) and issubclass(cls, Exception) and cls not in _NOT_REBUILT:
             try:
                 return cls(text)
             except TypeError:  # UnicodeDecodeError and the like want more than a text
