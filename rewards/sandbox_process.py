@@ -7,6 +7,7 @@ import json
 import marshal
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
