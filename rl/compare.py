@@ -200,11 +200,11 @@ def _words(verdict: str, gain: Mapping[str, float], test: str, p_value: float, l
     count = f"n = {int(gain['n'])}" + (f" in {groups} clusters" if groups < gain["n"] else "")
     if verdict in ("better", "worse"):
         return f"B is {verdict} by {abs(100 * gain['value']):.1f} points {_turned(gain, verdict)} ({chance}; {count})"
-    limit = f": at {count} a true difference below about {100 * least:.1f} points would mostly not be seen"
-    if least >= 1:
-        limit = f": at {count} no true difference can be relied on to be seen"
-    if math.isnan(least):
-        limit = ""
+    limit = (
+        ""
+        if math.isnan(least)
+        else f": at {count} a true difference below about {100 * least:.1f} points would mostly not be seen"
+    )
     if verdict == "unsettled":
         return f"not settled: B - A is {100 * gain['value']:+.1f} points {span}, and the test says otherwise ({chance}){limit}"
     return f"no difference shown (B - A is {100 * gain['value']:+.1f} points {span}; {chance}){limit}"

@@ -1,7 +1,6 @@
 """`unmask eval compare`: what is refused, what is said, and that it says it of the right numbers."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rl.cli import app
-from rl.compare import MixError, _words, compare
+from rl.compare import MixError, compare
 from rl.evaluate import paired_gain
 from rl.evaluation import evaluate_protocol
 from rl.evaluation_files import read_rows
@@ -128,17 +127,6 @@ def test_verdicts_in_words(home: Path, tmp_path: Path, gained: int, lost: int, v
     if verdict in ("better", "worse"):
         low, high = (float(end) for end in found.words.partition("[")[2].partition("]")[0].split(", "))
         assert 0 < low < 45.8 < high
-
-
-@pytest.mark.parametrize(
-    ("least", "words"),
-    [(0.3, "below about 30.0 points"), (1.0, "no true difference can be relied on"), (math.nan, "0.500)")],
-)
-def test_what_could_be_seen_is_no_more_than_there_can_be(least: float, words: str) -> None:
-    gain = {"value": 0.0, "low": -0.6, "high": 0.6, "n": 4}
-    said = _words("none", gain, "McNemar, exact", 0.5, least, 4)
-    assert words in said
-    assert ("points would" in said) == (least < 1)
 
 
 def test_several_parsers_are_told_to_be_several(home: Path, tmp_path: Path) -> None:
