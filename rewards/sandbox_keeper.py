@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from rewards import sandbox_checker, sandbox_confine, sandbox_levels, sandbox_process, sandbox_wire
@@ -35,10 +34,9 @@ class Keeper:
     def __init__(self, level: str, limits: dict[str, float], packages: list[str]) -> None:
         self.limits = limits
         self.holder, self.slot = sandbox_levels.claim_slot()
-        prefix = f"unmask-sandbox-{self.slot}-"
-        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):  # of a keeper that was killed: we hold its slot now
-            sandbox_process.remove(str(left))
-        self.workplace = tempfile.mkdtemp(prefix=prefix)
+        for left in sandbox_levels.ownerless(self.slot):  # of keepers that were killed
+            sandbox_process.remove(left)
+        self.workplace = tempfile.mkdtemp(prefix=f"{sandbox_levels.FOLDER}{self.slot}-")
         os.chmod(self.workplace, 0o711)
         self.spare: Interpreter | None = None
         sandbox_confine.prctl(sandbox_confine.PR_SET_CHILD_SUBREAPER)
