@@ -19,10 +19,9 @@ from contextlib import suppress
 from typing import Any
 
 from rewards import sandbox_checker, sandbox_confine, sandbox_levels, sandbox_process, sandbox_wire
-from rewards.sandbox_process import Dead, Infrastructure, Interpreter
+from rewards.sandbox_process import USED_UP, Dead, Infrastructure, Interpreter
 from rewards.sandbox_watch import Clock, Spell
 
-USED_UP = "not run: the job's time was used up"
 TICK = 0.05  # seconds between looks at the clock
 MAX_EVENTS = 1 << 20  # bytes of one checker's events
 MAX_EVENT = 1 << 12  # and of those of each test: 200 characters, most of them escaped
@@ -134,7 +133,7 @@ class RemoteKeeper:
                 if job["kind"] == "stdio":
                     sandbox_remote.programs(job, run, self.limits, results)
                 else:
-                    one = lambda index, _: sandbox_remote.listen(job, index, run, self.limits, results, report)  # noqa: E731
+                    one = lambda index, left: sandbox_remote.listen(job, index, left, run, self.limits, results, report)  # noqa: E731
                     rounds(job, results, report, self.limits, one)
         except sandbox_service.ServiceError as error:
             raise Infrastructure(str(error)) from error
