@@ -21,6 +21,7 @@ _COINCIDENCE = 0.25  # a prompt may end in the number that is its answer; in mor
 _SLOW_ROW, _SLOW_TEXT, _SLOW_RATE = 1.0, 5.0, 10.0  # seconds, seconds, samples/s
 _FAR = 3.0  # times the spread of ordinary scores, at least 3
 _ENOUGH = 5  # completions to conclude from
+_CONTRACT = "one score for each completion, whatever its text: docs/rewards.md, 'What a function receives'"
 _SHOWN = 150  # characters of a text
 _NAMED = 4  # so many of a list are named
 
@@ -81,7 +82,7 @@ def schema(signature: Signature, samples: Sequence[Sample], answer: Answer) -> F
         return Finding("fail", "schema", f"its process ended with status {answer.died}", "", "it ends the process")
     if answer.error:
         short = f"it raises {answer.raised} on plain text" if answer.raised else "it breaks the contract"
-        return Finding("fail", "schema", _message(answer.error), "docs/rewards.md, 'Writing one'", short)
+        return Finding("fail", "schema", _message(answer.error), _CONTRACT, short)
     values = [score for score in answer.scores if score is not None]
     dropped = [reason for reason in answer.dropped if reason is not None]
     if dropped and not values:

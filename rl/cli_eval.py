@@ -154,7 +154,8 @@ def _by_protocol(
 
     if toy:
         raise CommandError(
-            f"--toy makes a recipe small; for {target} name a small model, and what differs: sampler.canvas=16 ..."
+            f"--toy makes a recipe small; for {target} name a small model, and what differs: "
+            "--model tiny-llada sampler.canvas=32 sampler.steps=16"
         )
     loaded = load_protocol(target, settings)
     if model is None:

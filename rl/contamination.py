@@ -192,8 +192,10 @@ def _no_column(rule: HoldOut, wanted: str, columns: list[str], name: str, where:
     column = rule.columns.get(wanted, wanted)
     what = f"by: {rule.by} needs a column {column!r}, which {name} does not have"
     if wanted == "text" and wanted not in rule.columns:
-        what = f"by: {rule.by} compares prompts, or what a template is filled with, and {name} lacks these columns"
-    option = f"{where} {wanted}=..." if where.startswith("--") else f"columns: {{{wanted}: ...}}"
+        what = f"by: {rule.by} compares prompts, or what a template is filled with, and {name} has neither"
+    usual = [name for name in ("question", "problem", "instruction", "query", "text") if name in columns]
+    value = usual[0] if wanted == "text" and usual else "..."
+    option = f"{where} {wanted}={value}" if where.startswith("--") else f"columns: {{{wanted}: {value}}}"
     remedy = f"name it, {option} (dots lead into nested ones); columns: {listing(columns)}"
     return DataError.at(where, what, nearest(column, columns), remedy)
 

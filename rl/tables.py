@@ -140,7 +140,8 @@ def _load(split: Split, where: str) -> "Dataset":
             table = _hub(split)
     except ConnectionError as error:
         what = f"there is no file {split.path}, and the Hub does not answer ({error})"
-        remedy = f"check the name and the connection, or give a local file: {where}.path=FILE.jsonl"
+        local = "--data FILE.jsonl" if where == "data" else f"{where}.path=FILE.jsonl"  # a protocol's rows; a recipe's
+        remedy = f"check the name and the connection, or give a local file: {local}"
         raise DataError.at(f"{where}.path", what, None, remedy) from error
     except (DatasetsError, FileNotFoundError, ValueError, pyarrow.ArrowException) as error:
         if isinstance(error, DataError):

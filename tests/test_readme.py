@@ -30,3 +30,17 @@ def test_every_preset_is_named_and_has_its_row() -> None:
 def test_links_and_pictures_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (Path(__file__).parent.parent / target).exists(), target
+
+
+def test_sections_that_messages_name_exist() -> None:
+    root = Path(__file__).parent.parent
+    named = [
+        pair
+        for room in ("rewards", "rollouts", "rl")
+        for file in sorted((root / room).rglob("*.py"))
+        for pair in re.findall(r"(docs/\w[\w-]*\.md), '([^']+)'", file.read_text(encoding="utf-8"))
+    ]
+    assert ("docs/rewards.md", "What a function receives") in named
+    for page, section in named:
+        headings = re.findall(r"^#+ (.+)$", (root / page).read_text(encoding="utf-8"), re.MULTILINE)
+        assert section in headings, f"{page}, '{section}'"

@@ -297,6 +297,12 @@ def test_what_the_command_refuses(options: list[str], said: str) -> None:
     assert said in result.output
 
 
+def test_the_command_names_the_column_that_holds_the_text(tmp_path: Path) -> None:
+    here = written([{"question": "1 + 1?", "answer": "2"}], Path("a.jsonl"))
+    result = CliRunner().invoke(app, ["overlap", here, here, "--by", "text"])
+    assert (result.exit_code, "name it, --column text=question" in result.output) == (2, True)
+
+
 def test_the_page_says_what_is_so() -> None:
     import re
 

@@ -383,6 +383,7 @@ def test_real_protocols_end_to_end(
     [
         (["d1-gsm8k-256"], "add --model"),
         (["d1-gsm8k-256", "--model", "model", "--toy"], "--toy makes a recipe small"),
+        (["d1-gsm8k-256", "--model", "model", "--limit", "2"], "or give a local file: --data FILE.jsonl"),  # offline
         (["d1-gsm8k-256", "--model", "mdel"], "there is no folder"),
         (["d1-gsm8k-265", "--model", "model"], "did you mean d1-gsm8k-256?"),
         (["sudoku_4x4_tiny", "--samples", "3", "--data", "x"], "--data, --samples: for protocols"),
