@@ -65,7 +65,8 @@ def missing(signature: Signature, columns: Sequence[str]) -> Finding:
     """The finding for data that lacks what the function needs."""
     names = ", ".join(signature.missing)
     seen = f"needs the column {names}; the data has {', '.join(columns)}"
-    remedy = f"map it: --columns {signature.missing[0]}=<name in the file>"
+    first = signature.missing[0]
+    remedy = f"map it: --columns {first}=<name in the file>; if it is no column but an argument: --kwarg {first}=VALUE"
     return Finding("fail", "schema", seen, remedy, f"the data has no column {names}")
 
 
@@ -299,6 +300,9 @@ def signal(
     made = [score for one in battery if one.answer for score in one.answer.scores if score is not None]
     made += [score for pair in measured.values() for score in (*pair.right, *pair.wrong) if score is not None]
     values = [] if own is None else [score for score in own.scores if score is not None]
+    if not values and not any(pair.right for pair in measured.values()):
+        why = "neither right answers nor completions of yours were tried: name their columns with --gold, --completions"
+        return Finding("skip", "signal", why)
     if len(set(values + made)) == 1:
         seen = f"{(values + made)[0]:.4g} for every text tried"
         return Finding(

@@ -4,11 +4,13 @@ A gold answer is known where the rows have
 - `numbers` and `target`: an expression is searched (Countdown);
 - `puzzle` of 16 or 81 cells: its `solution`, else the solver's;
 - else one column with the answer, named with `--gold` or guessed: the function's own argument, or a usual name. Read from
-  it: the last `\boxed{}`, what follows `####`, or all of it; as a number where it is one.
+  it: the last `\boxed{}`, what follows `####`, or all of it; as a number where it is one;
+- else a column with a program (`code`, `canonical_solution`, `reference`): whole functions, as MBPP has them.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,9 @@ from rewards.countdown import parse_numbers, parse_target
 from rewards.extract import MAX_NUMBER_CHARS, boxed_answer, stated_number
 
 GOLD_NAMES = ("answer", "gold", "target", "solution", "ground_truth", "label", "labels", "final_answer")
-MAX_GOLD_CHARS = 400  # longer: a worked solution or a program, which the bench cannot vary
+PROGRAM_NAMES = ("code", "canonical_solution", "reference")
+MAX_PROGRAM_CHARS = 4000
+MAX_GOLD_CHARS = 400  # longer: a worked solution, which the bench cannot vary
 _SEARCHED = 20_000  # pairs of numbers combined in the search for one expression
 _PLAIN = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
 _LETTER = re.compile(r"\(?([A-Z])\)?\.?")
@@ -30,7 +34,7 @@ _LETTER = re.compile(r"\(?([A-Z])\)?\.?")
 class Gold:
     """The right answer of one row as text, another that is wrong, and other ways of writing the right one.
 
-    kind     number, letter, text, expression or grid
+    kind     number, letter, text, expression, grid or program
     others   wrong answers that a list of guesses would have around the right one; may be empty
     same     notation -> the right answer written so
     tricks   name -> what may pass for right answers of this kind and is none
@@ -45,10 +49,10 @@ class Gold:
 
 
 def gold_column(columns: Sequence[str], wanted: Sequence[str], given: str | None) -> str | None:
-    """The column of the gold answer: the given one, else one the function asks for by a usual name, else a usual name."""
+    """The column of the gold answer: the given one, else one the function asks for by a usual name, else a usual name or a program's."""
     if given is not None:
         return given
-    named = [name for name in GOLD_NAMES if name in columns]
+    named = [name for name in (*GOLD_NAMES, *PROGRAM_NAMES) if name in columns]
     return next((name for name in named if name in wanted), named[0] if named else None)
 
 
@@ -65,6 +69,9 @@ def golds(rows: Sequence[Mapping[str, Any]], column: str | None, *, given: bool)
         return [_grid(row["puzzle"], row.get("solution")) for row in rows], f"grids from {source}"
     if column is None:
         return [None] * len(rows), "no column with the right answer was found (name it with --gold)"
+    programs = [_program_gold(row[column]) for row in rows]
+    if any(programs) or column in PROGRAM_NAMES:
+        return programs, f"programs of the column {column}" + ("" if given else " (guessed)")
     texts = [_text(row[column]) for row in rows]
     words = list(dict.fromkeys(text for text in texts if text is not None and _number(text) is None))
     found = [None if text is None else _number_gold(text) or _word_gold(text, words) for text in texts]
@@ -137,6 +144,35 @@ def _word_gold(text: str, words: Sequence[str]) -> Gold:
 
 def _bare(text: str) -> str:
     return re.sub(r"\W", "", text).casefold()
+
+
+# ------------------------------------------------------------------------------------------------------------- programs
+
+
+def _program_gold(value: Any) -> Gold | None:
+    """Of Python source that defines functions; None for all else, also for a body without its head."""
+    if not isinstance(value, str) or len(value) > MAX_PROGRAM_CHARS or "def " not in value:
+        return None
+    plain = value.replace("\r\n", "\n").strip()
+    try:
+        names = [one.name for one in ast.parse(plain).body if isinstance(one, ast.FunctionDef)]
+    except (SyntaxError, ValueError):
+        return None
+    if not names or "```" in plain:
+        return None
+    same = {"Windows line ends": plain.replace("\n", "\r\n"), "a comment before it": f"# as asked\n{plain}"}
+    same |= {"a call printed behind it": f"{plain}\n\nprint('done')"}
+    tricks = {
+        "functions that exit": _defined(names, "raise SystemExit(0)"),
+        "functions that end the process": "import os\n\n" + _defined(names, "os._exit(0)"),
+        "an object equal to everything": "class E:\n    def __eq__(self, other):\n        return True\n\n"
+        + _defined(names, "return E()"),
+    }
+    return Gold("program", plain, _defined(names, "return None"), (), same, tricks)
+
+
+def _defined(names: Sequence[str], body: str) -> str:
+    return "\n\n".join(f"def {name}(*args, **kwargs):\n    {body}" for name in dict.fromkeys(names))
 
 
 # ---------------------------------------------------------------------------------------------------------- expressions

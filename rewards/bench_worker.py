@@ -21,7 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards, missing_columns
-from rewards.load import FIXED_ARGUMENTS, ROLLOUT_ARGUMENTS, is_async
+from rewards.extract import text_of
+from rewards.load import FIXED_ARGUMENTS, ROLLOUT_ARGUMENTS, asked_for, is_async
+from rewards.text import HIDDEN
+
+_STEPS = 16  # of an invented rollout: the texts between are as long as the completion
 
 
 def main(entry: Mapping[str, Any], base: str) -> None:
@@ -61,17 +65,37 @@ def call(reward: Reward, request: Mapping[str, Any]) -> dict[str, Any]:
     watched = Reward(reward.name, _watched(reward.fn, seen), 1.0, reward.kwargs)
     columns = dict(request["columns"])
     rollout = {name: columns.pop(name) for name in ROLLOUT_ARGUMENTS if name in columns}
+    if asked := [name for name in asked_for(reward.fn) if name not in rollout]:
+        facts = [
+            _invented(text_of(text), len(ids)) for text, ids in zip(request["completions"], request["completion_ids"])
+        ]
+        rollout |= {name: [fact[name] for fact in facts] for name in asked}
     started = time.perf_counter()
     try:
         grades = grade([watched], trainer_state=TrainerState(), rollout=rollout, **{**request, "columns": columns})
     except RewardError as error:
-        raised = type(error.__cause__).__name__ if error.__cause__ is not None else None
+        cause = error.__cause__  # a RewardError: the contract was broken, nothing was raised by the author's code
+        raised = None if cause is None or isinstance(cause, RewardError) else type(cause).__name__
         return {"error": str(error), "raised": raised, **seen}
     return {
         "scores": grades.components[reward.name],
         "dropped": grades.dropped,
         "seconds": time.perf_counter() - started,
         **seen,
+    }
+
+
+def _invented(text: str, size: int) -> dict[str, Any]:
+    """Of a completion that nobody drew, with `size` tokens: as if revealed from left to right, in up to _STEPS equal steps."""
+    steps = max(1, min(size, _STEPS))
+    words = text.split(" ")
+    shown = [len(words) * (step + 1) // steps for step in range(steps - 1)]
+    return {
+        "forwards": steps,
+        "truncated": False,
+        "finish_reason": "eos",
+        "reveal_steps": [place * steps // size for place in range(size)],
+        "intermediate_texts": [" ".join(words[:count]) + HIDDEN * (len(words) - count) for count in shown] + [text],
     }
 
 

@@ -13,7 +13,6 @@ calls in processes that can be killed are `rewards/dealing.py`.
 
 from __future__ import annotations
 
-import difflib
 import math
 import random
 import time
@@ -30,6 +29,7 @@ from rewards.load import (
     RewardError,
     asked_for,
     available,
+    did_you_mean,
     is_async,
     load_rewards,
     missing_columns,
@@ -204,10 +204,9 @@ def routed(reward: Reward, columns: Mapping[str, Sequence[Any]], size: int) -> l
     places = list(range(size))
     for column, wanted in reward.where.items():
         if column not in columns:
-            near = difflib.get_close_matches(column, list(columns), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             raise RewardError(
-                f"reward {reward.name}: where names a column {column!r} that the data does not have; {hint}columns: "
+                f"reward {reward.name}: where names a column {column!r} that the data does not have"
+                f"{did_you_mean(column, columns)}; columns: "
                 f"{', '.join(sorted(columns)) or 'none'}"
             )
         values = wanted if isinstance(wanted, (list, tuple)) else [wanted]

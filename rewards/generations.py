@@ -82,6 +82,8 @@ def task_id(fields: Mapping[str, Any]) -> str:
 
 def read_rows(file: Path) -> list[Mapping[str, Any]]:
     """The objects in a file. Raises RewardError."""
+    if file.is_dir():
+        raise RewardError(f"{file} is a folder; name the files in it, as in {file}/*.json")
     try:
         rows = _parquet(file) if file.suffix == ".parquet" else _json(file)
     except FileNotFoundError:
@@ -111,16 +113,17 @@ def _json(file: Path) -> list[Any]:
     opened = gzip.open if file.suffix == ".gz" else open
     with opened(file, "rt", encoding="utf-8") as stream:
         content = stream.read()
-    lines = [line for line in content.split("\n") if line.strip()]
+    if not content.strip():
+        raise RewardError(f"{file} is empty")
     try:
         return _rows_in(json.loads(content))
     except json.JSONDecodeError as error:
-        if len(lines) < 2 or error.msg != "Extra data":
-            raise RewardError(f"{file} is not JSON: {error}") from error
+        if len(content.strip().split("\n")) < 2 or error.msg != "Extra data":
+            raise RewardError(f"{file} is not JSON (cut off?): {error}") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(content.split("\n"), start=1):
         try:
-            rows.append(json.loads(line))
+            rows += [json.loads(line)] if line.strip() else []
         except json.JSONDecodeError as error:
             raise RewardError(f"{file} is not JSON lines: line {number}: {error}") from error
     return rows

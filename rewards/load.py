@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -168,7 +168,7 @@ def _load_entry(entry: Any, base: Path, where: str, problems: list[tuple[str, st
     for key in fields:
         if key not in _ENTRY_KEYS:
             problems.append(
-                (f"{where}.{key}", f"unknown key{_nearest(str(key), _ENTRY_KEYS)}; keys: {', '.join(_ENTRY_KEYS)}")
+                (f"{where}.{key}", f"unknown key{did_you_mean(str(key), _ENTRY_KEYS)}; keys: {', '.join(_ENTRY_KEYS)}")
             )
     weight, kwargs, name = fields.get("weight", 1.0), fields.get("kwargs") or {}, fields.get("name")
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
@@ -217,7 +217,7 @@ def _option_problems(fn: Callable[..., Any], options: Mapping[str, Any]) -> list
         problems.append(("where", f"an empty list for {empty[0]!r} is no value that a row could have; list some"))
     if on_error not in ("stop", "drop"):
         problems.append(
-            ("on_error", f"must be stop or drop, got {on_error!r}{_nearest(str(on_error), ('stop', 'drop'))}")
+            ("on_error", f"must be stop or drop, got {on_error!r}{did_you_mean(str(on_error), ('stop', 'drop'))}")
         )
     if not isinstance(cache, bool):
         problems.append(("cache", f"must be true or false, got {cache!r}"))
@@ -269,7 +269,7 @@ def _builtin(name: str) -> tuple[Callable[..., Any], str]:
     if name.endswith(".py"):
         raise RewardError(f"{name!r} is a file; say which function in it: '{name}:my_function'")
     raise RewardError(
-        f"unknown reward {name!r}{_nearest(name, known)}; built in: {', '.join(known)}; your own: "
+        f"unknown reward {name!r}{did_you_mean(name, known)}; built in: {', '.join(known)}; your own: "
         "'my_rewards.py:function' or 'package.module:function'"
     )
 
@@ -294,7 +294,7 @@ def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         folder = path.parent
         near = [p.name for p in folder.glob("*.py")] if folder.is_dir() else []
-        seen = f"{_nearest(path.name, near)}; Python files there: {', '.join(sorted(near)[:8]) or 'none'}"
+        seen = f"{did_you_mean(path.name, near)}; Python files there: {', '.join(sorted(near)[:8]) or 'none'}"
         raise RewardError(f"no file {path}" + (seen if folder.is_dir() else f"; the folder {folder} does not exist"))
     digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:16]
     name = f"unmask_user_{digest}"
@@ -335,7 +335,7 @@ def _attribute(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
         if not hasattr(target, part):
             functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
             raise RewardError(
-                f"{where} has no function {name!r}{_nearest(name, functions)}; it has: "
+                f"{where} has no function {name!r}{did_you_mean(name, functions)}; it has: "
                 f"{', '.join(functions[:12]) or 'none'}"
             )
         target = getattr(target, part)
@@ -375,7 +375,7 @@ def _signature_problems(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> li
         # A function that takes **kwargs may read any name from it; ours use it for data columns only.
         options = [name for name in named if name not in FIXED_ARGUMENTS and name not in ROLLOUT_ARGUMENTS]
         problems.extend(
-            (f"kwargs.{name}", f"{_callable_name(fn)} has no argument {name!r}{_nearest(str(name), options)}")
+            (f"kwargs.{name}", f"{_callable_name(fn)} has no argument {name!r}{did_you_mean(str(name), options)}")
             for name in kwargs
             if name not in named
         )
@@ -398,6 +398,7 @@ def _callable_name(fn: Callable[..., Any]) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""

@@ -6,12 +6,11 @@ For reading only: these are the graders of published scripts with all that is od
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from rewards.extract import text_of
-from rewards.load import RewardError
+from rewards.load import RewardError, did_you_mean
 from rewards.parsers import Parser, Row, Task, tasks
 
 
@@ -45,16 +44,11 @@ def _found(task: str, parser: str) -> tuple[Task, Parser]:
     known = tasks()
     if task not in known:
         raise RewardError(
-            f"rewards.panel: there is no task {task!r}{_near(task, known)}; tasks: {', '.join(sorted(known))}"
+            f"rewards.panel: there is no task {task!r}{did_you_mean(task, known)}; tasks: {', '.join(sorted(known))}"
         )
     named = {one.name: one for one in known[task].parsers}
     if parser not in named:
         raise RewardError(
-            f"rewards.panel: {task} has no parser {parser!r}{_near(parser, named)}; parsers: {', '.join(named)}"
+            f"rewards.panel: {task} has no parser {parser!r}{did_you_mean(parser, named)}; parsers: {', '.join(named)}"
         )
     return known[task], named[parser]
-
-
-def _near(name: str, names: Any) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rewards.generations import Stored, read_generations, read_golds, task_id
+from rewards.intervals import wilson
 from rewards.load import RewardError
 from rewards.parsers import Mark, Parser, Row, Task
-
-Z = 1.959963984540054  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,8 @@ def tally(marks: Sequence[Mark | None], clusters: Sequence[str]) -> Tally:
     if not units:
         return Tally(math.nan, math.nan, math.nan, len(counted), 0.0)
     accuracy = math.fsum(mark.right for mark, _ in counted) / units
-    low, high = wilson(accuracy, _trials(counted, accuracy, units))
+    trials = _trials(counted, accuracy, units)
+    low, high = wilson(accuracy * trials, trials)
     return Tally(accuracy, low, high, len(counted), units)
 
 
@@ -157,12 +157,3 @@ def _trials(counted: Sequence[tuple[Mark, str]], accuracy: float, units: float) 
     if simple or not variance or accuracy in (0.0, 1.0):
         return clusters
     return min(units, accuracy * (1 - accuracy) / variance)
-
-
-def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share seen in so many independent trials."""
-    if not trials:
-        return math.nan, math.nan
-    centre = (share + Z * Z / (2 * trials)) / (1 + Z * Z / trials)
-    half = Z * math.sqrt(share * (1 - share) / trials + Z * Z / (4 * trials * trials)) / (1 + Z * Z / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -16,14 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from rewards import sandbox_checker, sandbox_confine, sandbox_levels, sandbox_process, sandbox_wire
-from rewards.sandbox_process import Dead, Infrastructure, Interpreter
+from rewards.sandbox_process import USED_UP, Dead, Infrastructure, Interpreter
 from rewards.sandbox_watch import Clock, Spell
 
-USED_UP = "not run: the job's time was used up"
 TICK = 0.05  # seconds between looks at the clock
 MAX_EVENTS = 1 << 20  # bytes of one checker's events
 MAX_EVENT = 1 << 12  # and of those of each test: 200 characters, most of them escaped
@@ -35,10 +33,9 @@ class Keeper:
     def __init__(self, level: str, limits: dict[str, float], packages: list[str]) -> None:
         self.limits = limits
         self.holder, self.slot = sandbox_levels.claim_slot()
-        prefix = f"unmask-sandbox-{self.slot}-"
-        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):  # of a keeper that was killed: we hold its slot now
-            sandbox_process.remove(str(left))
-        self.workplace = tempfile.mkdtemp(prefix=prefix)
+        for left in sandbox_levels.ownerless(self.slot):  # of keepers that were killed
+            sandbox_process.remove(left)
+        self.workplace = tempfile.mkdtemp(prefix=f"{sandbox_levels.FOLDER}{self.slot}-")
         os.chmod(self.workplace, 0o711)
         self.spare: Interpreter | None = None
         sandbox_confine.prctl(sandbox_confine.PR_SET_CHILD_SUBREAPER)
@@ -136,7 +133,7 @@ class RemoteKeeper:
                 if job["kind"] == "stdio":
                     sandbox_remote.programs(job, run, self.limits, results)
                 else:
-                    one = lambda index, _: sandbox_remote.listen(job, index, run, self.limits, results, report)  # noqa: E731
+                    one = lambda index, left: sandbox_remote.listen(job, index, left, run, self.limits, results, report)  # noqa: E731
                     rounds(job, results, report, self.limits, one)
         except sandbox_service.ServiceError as error:
             raise Infrastructure(str(error)) from error

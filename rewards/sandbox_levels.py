@@ -16,7 +16,8 @@ import shutil
 import socket
 import sys
 import sysconfig
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from rewards import sandbox_confine as confine
 
 FIRST_USER = 58_000  # users (of the real system) from here on are borrowed, UIDS a slot
 SLOTS = 400
+FOLDER = "unmask-sandbox-"  # begins the name of a keeper's folder; its slot follows
 REPLIES, INFO = (
     4,
     5,
@@ -244,16 +246,36 @@ def claim_slot() -> tuple[socket.socket, int]:
     The name is abstract: it vanishes with the process, and no file is left anywhere.
     """
     for slot in range(SLOTS):
-        holder = socket.socket(socket.AF_UNIX)
-        try:
-            holder.bind(f"\0unmask-sandbox-{slot}")
-        except OSError:
-            holder.close()
+        holder = _held(slot)
+        if holder is None:
             continue
         if _free(slot):
             return holder, slot
         holder.close()
     raise LevelError(f"all {SLOTS} slots of users from {FIRST_USER} on are taken")
+
+
+def _held(slot: int) -> socket.socket | None:
+    """What holds that slot from now on; None where somebody else does."""
+    holder = socket.socket(socket.AF_UNIX)
+    try:
+        holder.bind(f"\0unmask-sandbox-{slot}")
+    except OSError:
+        holder.close()
+        return None
+    return holder
+
+
+def ownerless(own: int) -> Iterator[str]:
+    """Folders of keepers that are gone: of the slot `own`, which the caller holds, and of slots that nobody does. Such a slot
+    is held while its folder is in the caller's hand, so that no new keeper makes one meanwhile."""
+    for folder in sorted(Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*")):
+        slot = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if slot == str(own):
+            yield str(folder)
+        elif slot.isdecimal() and (holder := _held(int(slot))) is not None:
+            with holder:
+                yield str(folder)
 
 
 def _free(slot: int) -> bool:

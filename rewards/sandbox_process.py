@@ -20,6 +20,7 @@ from typing import Any
 from rewards import sandbox_checker, sandbox_confine, sandbox_levels, sandbox_wire
 from rewards.sandbox_levels import LevelError
 
+USED_UP = "not run: the job's time was used up"
 READY_SECONDS = 60.0  # for an interpreter to start: a busy machine is no reason to give up
 CHECKER_MEMORY = 4 << 30  # bytes of address space
 _ENDS: dict[int, str] = {

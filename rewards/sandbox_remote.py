@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from rewards import sandbox_process, sandbox_stdio, sandbox_wire
-from rewards.sandbox_process import Dead, Interpreter
+from rewards.sandbox_process import USED_UP, Dead, Interpreter
 from rewards.sandbox_service import Ran, Run
 
 MAX_SECONDS = 120.0  # of one program
@@ -120,12 +120,15 @@ def _literal_calls(tree: ast.AST, names: dict[str, str], *, mutation: bool) -> l
 def listen(
     job: dict[str, Any],
     first: int,
+    left: float,
     run: Run,
     limits: dict[str, float],
     results: list[tuple[bool, str]],
     report: dict[str, Any],
 ) -> int:
-    """One round of checking with a checker of its own; the index of the first test that is not settled."""
+    """One round of checking with a checker of its own, for `left` seconds and one more answer; the index of the first test that
+    is not settled."""
+    ends = time.monotonic() + left
     requests, ask = os.pipe()
     hear, replies = os.pipe()
     end = Interpreter(0, ask, hear, -1, -1, -1, -1, "")
@@ -134,18 +137,18 @@ def listen(
     os.close(hear)
     session = Session(run, limits, predicted(job, first))
     try:
-        return _rounds(session, (requests, replies, events), first, limits, results, report)
+        return _round(session, (requests, replies, events), first, ends, results, report)
     finally:
         sandbox_process.kill(checker)
         for fd in (requests, replies, events):
             sandbox_process.close(fd)
 
 
-def _rounds(
+def _round(
     session: Session,
     files: tuple[int, int, int],
     index: int,
-    limits: dict[str, float],
+    ends: float,
     results: list[tuple[bool, str]],
     report: dict[str, Any],
 ) -> int:
@@ -169,6 +172,9 @@ def _rounds(
                 if done:
                     return index
         elif requests in ready:
+            if time.monotonic() > ends:  # each answer may take a program's time
+                results[index:] = [(False, USED_UP)] * (len(results) - index)
+                return len(results)
             frame = _one_answer(session, requests)
             if frame is None:
                 sandbox_process.close(replies)
@@ -184,7 +190,11 @@ def _one_answer(session: Session, requests: int) -> bytes | None:
 
 def programs(job: dict[str, Any], run: Run, limits: dict[str, float], results: list[tuple[bool, str]]) -> None:
     """Whole programs, one request a test."""
+    ends = time.monotonic() + limits["job_seconds"]
     for index, (given, wanted) in enumerate(job["tests"]):
+        if time.monotonic() > ends:
+            results[index:] = [(False, USED_UP)] * (len(results) - index)
+            return
         ran = run(job["code"], given, limits["seconds"])
         problem = "" if ran.status == 0 else _told(ran, limits["seconds"])
         if len(ran.output) > limits["output_bytes"]:

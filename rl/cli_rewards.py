@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 def grade(
     task: Annotated[
-        str, typer.Argument(metavar="TASK", help="gsm8k, math (or math500), countdown, sudoku.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="gsm8k, math (or math500), countdown, sudoku, code (or mbpp, humaneval, ...).",
+            show_default=False,
+        ),
     ],
     files: Annotated[
         list[Path],

@@ -130,11 +130,11 @@ def _unlike(a: Side, b: Side) -> list[str]:
         found.append(f"protocols: {names}")
         found += _settings(a.result["settings"], b.result["settings"])
     if a.result["data"]["fingerprint"] != b.result["data"]["fingerprint"]:
-        texts = ({row["prompt_id"]: row["prompt"] for row in side.rows} for side in (a, b))
-        first, second = texts
-        other = sum(first[i] != second[i] for i in first.keys() & second.keys())
-        sources = " and ".join(f"{side.result['data']['source']}" for side in (a, b))
-        found.append(f"rows: {sources}; {other} of {len(first.keys() & second.keys())} prompts have another text")
+        first, second = ({row["prompt_id"]: row["prompt"] for row in side.rows} for side in (a, b))
+        both = first.keys() & second.keys()
+        other = sum(first[i] != second[i] for i in both)
+        said = [f"{len(rows)} of {side.result['data']['source']}" for side, rows in ((a, first), (b, second))]
+        found.append(f"rows: {' and '.join(said)}; {len(both)} are in both, {other} of these with another prompt")
     return found
 
 
@@ -200,14 +200,15 @@ def _words(verdict: str, gain: Mapping[str, float], test: str, p_value: float, l
     count = f"n = {int(gain['n'])}" + (f" in {groups} clusters" if groups < gain["n"] else "")
     if verdict in ("better", "worse"):
         return f"B is {verdict} by {abs(100 * gain['value']):.1f} points {_turned(gain, verdict)} ({chance}; {count})"
-    limit = (
-        ""
-        if math.isnan(least)
-        else f": at {count} a true difference below about {100 * least:.1f} points would mostly not be seen"
-    )
+    limit = "" if math.isnan(least) else f": at {count} {_unseen(least)} would mostly not be seen"
     if verdict == "unsettled":
         return f"not settled: B - A is {100 * gain['value']:+.1f} points {span}, and the test says otherwise ({chance}){limit}"
     return f"no difference shown (B - A is {100 * gain['value']:+.1f} points {span}; {chance}){limit}"
+
+
+def _unseen(least: float) -> str:
+    """Which true differences are too small for the pairs; `least`, a normal approximation, may pass the largest that there is."""
+    return f"a true difference below about {100 * least:.1f} points" if least < 1 else "any true difference"
 
 
 def _turned(gain: Mapping[str, float], verdict: str) -> str:

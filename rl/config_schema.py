@@ -68,6 +68,25 @@ class ModelConfig(Section):
     )
 
 
+def values_or_ranges(wanted: dict[str, Any]) -> dict[str, Any]:
+    """What picks rows by column, as it is; ValueError where a cell can be no value, list of values or range."""
+    for name, value in wanted.items():
+        if isinstance(value, dict):
+            numbers = [end for end in value.values() if isinstance(end, (int, float)) and not isinstance(end, bool)]
+            if not value or not set(value) <= {"at_least", "at_most"} or len(numbers) < len(value):
+                raise ValueError(
+                    f"{name}: a range is {{at_least: number, at_most: number}}, or one of them, not {value}"
+                )
+        elif isinstance(value, (list, tuple)):
+            if not value or not all(isinstance(one, (str, int, float)) for one in value):
+                raise ValueError(f"{name}: must list text, numbers, true or false, not {list(value)}")
+        elif not isinstance(value, (str, int, float)):
+            raise ValueError(
+                f"{name}: must be text, a number, true or false, a list of these, or {{at_least, at_most}}, not {value!r}"
+            )
+    return wanted
+
+
 class Split(Section):
     """One split of a data set: a Hub name or a local jsonl, json, csv or parquet file."""
 
@@ -92,21 +111,7 @@ class Split(Section):
     @field_validator("where")
     @classmethod
     def _values_or_ranges(cls, wanted: dict[str, Any]) -> dict[str, Any]:
-        for name, value in wanted.items():
-            if isinstance(value, dict):
-                numbers = [end for end in value.values() if isinstance(end, (int, float)) and not isinstance(end, bool)]
-                if not value or not set(value) <= {"at_least", "at_most"} or len(numbers) < len(value):
-                    raise ValueError(
-                        f"{name}: a range is {{at_least: number, at_most: number}}, or one of them, not {value}"
-                    )
-            elif isinstance(value, (list, tuple)):
-                if not value or not all(isinstance(one, (str, int, float)) for one in value):
-                    raise ValueError(f"{name}: must list text, numbers, true or false, not {list(value)}")
-            elif not isinstance(value, (str, int, float)):
-                raise ValueError(
-                    f"{name}: must be text, a number, true or false, a list of these, or {{at_least, at_most}}, not {value!r}"
-                )
-        return wanted
+        return values_or_ranges(wanted)
 
 
 class PromptConfig(Section):

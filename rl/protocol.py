@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from rl.config_checks import missing_file
 from rl.config_errors import Problem, RecipeErrors, listing, nearest
 from rl.config_explain import explain
 from rl.config_overrides import Origin, apply_overrides
-from rl.config_schema import Section
+from rl.config_schema import Section, values_or_ranges
 from rl.config_yaml import Document, dotted, read_file
 from rl.recipes import protocol_folder, protocol_names, recipe_names
 from rollouts.spec import EosPolicy, SamplerSpec, Selection
@@ -67,12 +67,21 @@ class ProtocolData(Section):
     split: str = Field(default="train", description="split name")
     columns: dict[str, str] = Field(default_factory=dict, description="{our name: the data set's name}")
     add: dict[str, Replaced] = Field(default_factory=dict, description="further columns, by name")
-    rows: int | None = Field(default=None, ge=1, description="how many the split has; others are told as a change")
+    where: dict[str, Any] | None = Field(
+        default=None,
+        description="rows that count: {the data set's name: a value, a list of values, or {at_least: number, at_most: number}}",
+    )
+    rows: int | None = Field(default=None, ge=1, description="how many these are; other numbers are told as a change")
     subset: Subset | None = Field(default=None, description="which rows are asked; null: all, in order")
     limit: int | None = Field(default=None, ge=1, description="only the first of these")
     cluster: str | None = Field(
         default=None, description="column whose equal values share structure, so that intervals treat them together"
     )
+
+    @field_validator("where")
+    @classmethod
+    def _values_or_ranges(cls, wanted: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if wanted is None else values_or_ranges(wanted)
 
 
 class Shot(Section):

@@ -132,7 +132,7 @@ def _split(loaded: Loaded, data: str | None) -> Split:
         raise DataError.at("data.path", f"there is no file {path}", None, remedy)
     if local is not None and local.is_file():
         name, split = None, "train"
-    return Split(path=str(local or path), name=name, split=split, columns=stated.columns)
+    return Split(path=str(local or path), name=name, split=split, columns=stated.columns, where=stated.where or {})
 
 
 def _picked(rows: int, subset: Subset | None) -> list[int]:

@@ -32,7 +32,10 @@ def column_problems(recipe: Recipe, rewards: Sequence[Reward], key: str, columns
         for name in missing_columns(reward, columns):
             near = nearest(name, columns)
             hint = f"did you mean {near!r}? " if near else ""
-            remedy = f"map it: {key}.columns: {{{name}: ...}}; columns: {', '.join(columns) or 'none'}"
+            remedy = (
+                f"map it: {key}.columns: {{{name}: ...}}; columns: {', '.join(columns) or 'none'}; or, if it is one value for all "
+                f"rows, give it to the reward: kwargs: {{{name}: ...}}"
+            )
             problems.append(f"{key}: reward {reward.name} needs a column {name!r}\n    {hint}{remedy}")
         for name in sorted(set(reward.where) - set(columns)):
             near = nearest(name, columns)

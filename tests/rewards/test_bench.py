@@ -11,8 +11,11 @@ from rewards.battery import LAYOUTS, entries, filled
 from rewards.bench import Plan, bench
 from rewards.bench_gold import Gold, gold_column, golds
 from rewards.bench_report import Finding, Report, histogram, show
+from rewards.bench_worker import _invented
 from rewards.contract import available
 from rewards.load import RewardError
+from rewards.sandbox import best_level
+from rewards.text import HIDDEN
 
 HERE = Path(__file__).parent
 ROWS = [
@@ -178,7 +181,7 @@ def test_what_cannot_be_tested_is_said(name, rows, options, message):
 def test_a_missing_column_is_a_failed_check_with_its_remedy():
     report = report_on("good", [{"prompt": "a", "gold": "1"}])
     assert report.failed
-    assert report.findings[0].remedy == "map it: --columns answer=<name in the file>"
+    assert report.findings[0].remedy.startswith("map it: --columns answer=<name in the file>")
 
 
 # ---------------------------------------------------------------------------------------------------------- gold answers
@@ -289,3 +292,58 @@ def test_the_example_of_the_page_gives_the_findings_of_the_page(tmp_path):
             said = page.split(f"{finding.status}  {finding.check} ")[1].strip()
             assert said.startswith(finding.seen[:30])
     assert report.verdict() in page
+
+
+# ---- programs, and what diffusion knows
+
+PROGRAMS = [
+    {"prompt": "Add one.", "code": "def f(x):\r\n    return x + 1", "test_list": ["assert f(1) == 2"]},
+    {"prompt": "Double.", "code": "def g(x):\n    return 2 * x", "test_list": ["assert g(3) == 6"]},
+]
+
+
+def test_right_programs_are_those_of_the_data() -> None:
+    first, second = known(PROGRAMS, gold_column(list(PROGRAMS[0]), [], None))
+    assert (first.kind, first.right) == ("program", "def f(x):\n    return x + 1")
+    assert second.wrong == "def g(*args, **kwargs):\n    return None"
+    assert not second.others
+    for text in (*first.same.values(), *first.tricks.values(), first.wrong):
+        compile(text, "made", "exec")
+    body = [{"canonical_solution": "    return 1\n"}]  # a body without its head: nothing that can be varied
+    assert golds(body, "canonical_solution", given=False)[0] == [None]
+
+
+def test_a_code_reward_is_tried_with_programs() -> None:
+    if best_level() is None:
+        pytest.skip("this machine gives no sandbox for code")
+    report = bench(Plan("code.tests", HERE, rows=2), PROGRAMS)
+    assert not report.failed
+    assert found(report)["notations"].status == found(report)["cheating"].status == "pass"
+
+
+def test_without_right_answers_and_completions_constant_scores_say_nothing() -> None:
+    report = bench(Plan("code.format", HERE, rows=2), [{"prompt": "Go."}, {"prompt": "On."}])
+    assert found(report)["signal"].status == "skip"
+
+
+def test_a_reward_that_asks_for_the_rollout_is_given_an_invented_one() -> None:
+    report = bench(Plan("speed.forwards", HERE, kwargs={"limit": 64}, rows=2), ROWS)
+    assert not report.failed
+    assert found(report)["odd text"].status == "pass"
+    fact = _invented("so it is 4", 4)
+    assert (fact["forwards"], fact["reveal_steps"], len(fact["intermediate_texts"])) == (4, [0, 1, 2, 3], 4)
+    assert fact["intermediate_texts"][-1] == "so it is 4"
+    assert HIDDEN in fact["intermediate_texts"][0]
+    long = _invented("x " * 50_000, 50_000)
+    assert long["forwards"] == len(long["intermediate_texts"]) == 1 + max(long["reveal_steps"])
+    assert _invented("", 0)["intermediate_texts"] == [""]
+
+
+def test_a_broken_contract_is_no_exception_of_the_author() -> None:
+    report = bench(Plan("bad_rewards.py:single", HERE, rows=2), ROWS)
+    assert found(report)["schema"].short == "it breaks the contract"
+
+
+def test_what_is_missing_may_be_an_argument() -> None:
+    remedy = found(bench(Plan("length.within", HERE), ROWS))["schema"].remedy
+    assert "--kwarg limit=VALUE" in remedy

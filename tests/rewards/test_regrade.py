@@ -15,7 +15,7 @@ from rewards.generations import read_generations, read_rows
 from rewards.gold import countdown_gold, plain_gold, sudoku_gold
 from rewards.load import RewardError
 from rewards.parsers import Mark, tasks
-from rewards.regrade import Regraded, regrade, tally, wilson
+from rewards.regrade import Regraded, regrade, tally
 from tests.rewards.test_real_data import shared_data
 
 QUESTION = "How many?"
@@ -123,6 +123,8 @@ def test_named_fields(tmp_path: Path) -> None:
     ("content", "options", "message"),
     [
         ("{", {}, "is not JSON"),
+        (" \n", {}, "is empty"),
+        ('{"a": 1}\n\n{"a": ', {}, "line 3"),
         ('{"a": 1}\n{"a": ', {}, "line 2"),
         ([], {}, "holds no rows"),
         (["text"], {}, "holds no rows"),
@@ -144,6 +146,8 @@ def test_files_that_cannot_be_graded(tmp_path: Path, content: Any, options: dict
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(RewardError, match="there is no file"):
         read_rows(tmp_path / "nothing.json")
+    with pytest.raises(RewardError, match="is a folder; name the files in it"):
+        read_rows(tmp_path)
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(RewardError, match="no parquet file"):
         read_rows(tmp_path / "bad.parquet")
@@ -243,15 +247,6 @@ def test_disagreements_and_rows(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- intervals
-
-
-def test_wilson_solves_its_own_equation() -> None:
-    """Both ends e satisfy |p - e| = z sqrt(e (1 - e) / n)."""
-    for right, n in ((0, 10), (3, 10), (863, 1130), (10, 10)):
-        share = right / n
-        for end in wilson(share, n):
-            assert (share - end) ** 2 == pytest.approx(1.959963984540054**2 * end * (1 - end) / n, abs=1e-12)
-    assert all(map(math.isnan, wilson(0.5, 0)))
 
 
 def spread_of(marks: Sequence[Mark | None], labels: Sequence[str]) -> float:

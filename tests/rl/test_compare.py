@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rl.cli import app
-from rl.compare import MixError, compare
+from rl.compare import MixError, _unseen, compare
 from rl.evaluate import paired_gain
 from rl.evaluation import evaluate_protocol
 from rl.evaluation_files import read_rows
@@ -83,7 +83,7 @@ def test_a_changed_byte_is_not_mixed_unless_told(home: Path) -> None:
         compare(home / "a", home / "byte")
     said = str(caught.value)
     assert 'prompt.template: "Say {digit}.' in said
-    assert "24 of 24 prompts have another text" in said
+    assert "24 are in both, 24 of these with another prompt" in said
     mixed = compare(home / "a", home / "byte", mix=True)
     assert mixed.notes[0].startswith("NOT MEASURED ALIKE: protocols: digits (")
     assert mixed.parsers["ends"].difference["n"] == 24
@@ -163,3 +163,8 @@ def test_what_is_no_result(home: Path, tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("no")
     with pytest.raises(CommandError, match="cannot be read"):
         compare(tmp_path / "x.parquet", home / "a")
+
+
+def test_a_difference_beyond_all_points_is_not_named() -> None:
+    assert _unseen(0.069) == "a true difference below about 6.9 points"
+    assert _unseen(1.285) == "any true difference"

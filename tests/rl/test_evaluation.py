@@ -320,7 +320,7 @@ SMALL = ("sampler.canvas=16", "sampler.block=8", "sampler.steps=8", "dtype=float
 @pytest.mark.parametrize(
     ("name", "file", "characters", "parsers"),
     [
-        ("d1-gsm8k-128", ("gsm8k", "test.jsonl"), "0123456789", ["gsm8k.correct", "d1", "lm_eval_flexible"]),
+        ("d1-gsm8k-128", ("gsm8k", "test.jsonl"), "0123456789", ["gsm8k.correct", "d1", "flexible"]),
         ("d1-sudoku-256", ("d1_test", "4x4_test_sudoku.csv"), "1234", ["sudoku.solved", "sudoku.cells", "d1"]),
         ("d1-countdown-512", ("d1_test", "countdown_cd3_test.jsonl"), "0123456789+-", ["countdown.correct", "d1"]),
     ],

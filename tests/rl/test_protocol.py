@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from rewards.contract import available, load_rewards
 from rl.config_yaml import read_file
 from rl.protocol import Protocol, ProtocolErrors, is_protocol, load_protocol
-from rl.protocol_items import _picked
+from rl.protocol_items import _picked, load_items
 from rl.recipes import headline, protocol_folder, protocol_names, recipe_names
+from rollouts.tiny import character_tokenizer
 from tests.oracles.protocols import TEXT, write_protocol
 from tests.oracles.toy_recipes import SHARED
 
@@ -210,3 +212,20 @@ def test_every_parser_of_a_shipped_protocol_is_there(name: str) -> None:
     for reward in load_rewards([parser.model_dump() for parser in parsers], base=Path.cwd()):
         if "parser" in reward.kwargs:
             assert reward.fn(completions=[], **reward.kwargs) == []  # names of tasks and rules that are there
+
+
+def test_rows_of_a_file_that_holds_more(tmp_path: Path) -> None:
+    """MBPP's own file holds the tasks of all splits: the protocol asks the test tasks, and calls that no change."""
+    lines = [json.dumps({"task_id": i, "text": "t", "test_list": ["assert f(1) == 2"]}) for i in range(1, 975)]
+    (tmp_path / "mbpp.jsonl").write_text("\n".join(lines))
+    loaded = load_protocol("mbpp-256")
+    policy = SimpleNamespace(max_length=10**4, tokenizer=character_tokenizer(chat=True))
+    found, items = load_items(loaded, (), policy, str(tmp_path / "mbpp.jsonl"))
+    assert not found.changes
+    assert [prompt.columns["task_id"] for prompt in items.prompts] == list(range(11, 511))
+
+
+@pytest.mark.parametrize("where", ["{task_id: {at_lest: 3}}", "{task_id: []}", "{task_id: null}"])
+def test_what_picks_no_rows_is_refused(tmp_path: Path, where: str) -> None:
+    with pytest.raises(ProtocolErrors, match="task_id"):
+        load_protocol("mbpp-256", [f"data.where={where}"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rewards import sandbox_levels
 from rewards.sandbox import Job, Report, Sandbox
 from rewards.sandbox_watch import tree
 
@@ -139,3 +140,19 @@ def test_each_interpreter_serves_one_submission(sandbox: Sandbox) -> None:
     for _ in range(3):
         (report,) = sandbox.check([Job("seen", "function", code, ("assert f() == 0", "assert f() == 1"), ("f",))])
         assert report.solved
+
+
+def test_folders_of_keepers_that_were_killed_go_with_the_next_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only those of its own slot: after a crash of many, few may come back."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    holder, own = sandbox_levels.claim_slot()
+    other, held = sandbox_levels.claim_slot()
+    with holder:
+        with other:
+            for name in (f"{own}-a", f"{held}-b", "399-c", "x-d"):
+                (tmp_path / f"unmask-sandbox-{name}").mkdir()
+            found = {Path(folder).name for folder in sandbox_levels.ownerless(own)}
+            assert found == {f"unmask-sandbox-{own}-a", "unmask-sandbox-399-c"}
+        assert len(list(sandbox_levels.ownerless(own))) == 3  # `held` is nobody's now

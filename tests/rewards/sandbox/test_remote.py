@@ -251,3 +251,23 @@ def test_what_is_read_ahead_is_what_tests_ask() -> None:
 def test_the_notebook_cell_is_python() -> None:
     cell = sandbox_service._CELL.format(program="print('ü\\n')", stdin="a'\"", seconds=1.5)
     compile(cell, "cell", "exec")
+
+
+@pytest.mark.parametrize("kind", ["function", "stdio"])
+def test_the_jobs_time_is_limited_here_too(
+    kind: Literal["function", "stdio"], service: tuple[str, type[Service]]
+) -> None:
+    """Calls that cannot be read ahead cost a program each, which makes all earlier ones again."""
+    limits = Limits(seconds=1.0, start_seconds=5.0, job_seconds=1.0)
+    if kind == "stdio":
+        job = Job("slow", kind, "import time\ntime.sleep(0.5)\nprint(1)", (StdioTest("", "1"),) * 8)
+    else:
+        code = "import time\ndef f(n):\n    time.sleep(0.3)\n    return n"
+        tests = tuple(f"k = 1\nassert f(k + {n}) == {n} + 1" for n in range(8))
+        job = Job("slow", kind, code, tests, ("f",))
+    with Sandbox("remote", limits=limits, workers=1, remote=remote("fusion", service[0])) as sandbox:
+        (report,) = sandbox.check([job])
+    assert report.infrastructure is None
+    assert report.passed[0]
+    assert not report.passed[-1]
+    assert report.details[-1] == "not run: the job's time was used up"
