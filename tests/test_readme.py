@@ -44,3 +44,15 @@ def test_sections_that_messages_name_exist() -> None:
     for page, section in named:
         headings = re.findall(r"^#+ (.+)$", (root / page).read_text(encoding="utf-8"), re.MULTILINE)
         assert section in headings, f"{page}, '{section}'"
+
+
+def test_the_flaw_of_the_custom_reward_is_found(tmp_path: Path) -> None:
+    from rewards.bench import Plan, bench
+
+    block = README.split("<!-- example: a test runs this block -->\n```python\n")[1].split("```")[0]
+    function = block[block.index("def starts_right") : block.index("recipe = ")]
+    (tmp_path / "my_rewards.py").write_text(function, encoding="utf-8")
+    rows = [{"prompt": f"{letter} is for ", "letter": letter} for letter in "abcdefgh"]
+    report = bench(Plan("my_rewards.py:starts_right", tmp_path, gold="letter"), rows)
+    cheating = next(one for one in report.findings if one.check == "cheating")
+    assert (cheating.status, "the prompt repeated" in cheating.seen) == ("fail", True)
