@@ -162,7 +162,9 @@ def _question(fields: Mapping[str, Any]) -> str:
 
 
 def _texts(fields: Mapping[str, Any], named: str | None, where: str) -> Iterator[str]:
-    name = named if named is not None else next((name for name in TEXT_FIELDS if name in fields), None)
+    # MBPP's `text` is the task.
+    usual = [name for name in TEXT_FIELDS if name in fields and not (name == "text" and "test_list" in fields)]
+    name = named if named is not None else next(iter(usual), None)
     if name is None or name not in fields:
         looked = f"field {name!r}" if name else f"text: none of the fields {', '.join(TEXT_FIELDS)}"
         raise RewardError(f"{where} has no {looked}; it has {', '.join(map(repr, fields))}: name one with --text")

@@ -51,6 +51,8 @@ class Regraded:
             lines.append(
                 f"{missing} rows have no gold answer: wrong for {scripts} (as published), not counted by the others"
             )
+        if 2 * missing > len(self.rows):
+            lines.append(f"that is most of them: are these files all of the task {self.task.name}?")
         return lines
 
     def spread(self) -> tuple[float, float] | None:

@@ -220,6 +220,22 @@ def test_what_stands_in_two_files_counts_twice_for_scripts_only(tmp_path: Path) 
     ]
 
 
+def test_rows_without_gold_answers_are_noted_and_doubted_where_they_are_most(tmp_path: Path) -> None:
+    bare = {**D1, "ground_truth": None}
+    few = regrade(tasks()["gsm8k"], [written(tmp_path, "few.json", [D1, bare])]).notes()
+    most = regrade(tasks()["gsm8k"], [written(tmp_path, "most.json", [D1, bare, bare])]).notes()
+    assert len(few) == 1
+    assert most[-1] == "that is most of them: are these files all of the task gsm8k?"
+
+
+def test_the_task_of_mbpp_is_no_generation(tmp_path: Path) -> None:
+    row = {"task_id": 601, "text": "Write a function.", "test_list": ["assert f(1) == 1"], "code": "def f(x): return x"}
+    with pytest.raises(RewardError, match="has no text"):
+        read_generations([written(tmp_path, "mbpp.json", [row])])
+    (found,) = read_generations([written(tmp_path, "mbpp.json", [{**row, "completion": "def f(x): return 1"}])])
+    assert found.text == "def f(x): return 1"
+
+
 def test_a_bomb_in_stored_text_is_wrong_and_over_at_once(tmp_path: Path) -> None:
     rows = [
         {
