@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Mutation
 
 ORIGINALS = "tests/rewards/test_originals.py"
+STATISTICS = "tests/rl/test_statistics.py"
 REGRADE = "tests/rewards/test_regrade.py"
 FLAWS = "tests/rewards/test_published_flaws.py"
 PROPERTIES = "tests/rewards/test_grading_properties.py"
@@ -17,5 +18,5 @@ MUTATIONS = (
     Mutation("capital tags", "rewards/extract.py", "text.lower() if text.isascii() else text.translate(_SMALL)", "text", PROPERTIES),
     Mutation("scripts count once", "rewards/regrade.py", "parser.script or not row.repeat", "not row.repeat", REGRADE),
     Mutation("rows independent", "rewards/regrade.py", "min(units, accuracy * (1 - accuracy) / variance)", "units", REGRADE),
-    Mutation("Wilson without its centre", "rewards/regrade.py", "(share + Z * Z / (2 * trials))", "(share + Z / (2 * trials))", REGRADE),
+    Mutation("Wilson without its centre", "rewards/intervals.py", "(p + square / (2 * n))", "(p + z / (2 * n))", STATISTICS),
 )  # fmt: skip
