@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rewards.code_tasks import humaneval_job, humaneval_plus_job, mbpp_job, mbpp_plus_job, p3_job
+from rewards.programs.tasks import humaneval_job, humaneval_plus_job, mbpp_job, mbpp_plus_job, p3_job
 from rewards.sandbox import Job, Limits, Sandbox
 
 RESULTS = Path(__file__).parent / "results" / "code_references.jsonl"

@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.code_rewards mbpp.jsonl
     .venv/bin/python -m benchmarks.code_rewards HumanEval.jsonl.gz --level landlock --out benchmarks/results/code_rewards.jsonl
 
-A file holds one row a line, in columns of `rewards/code_rows.py` with a solution among them. Every solution is put into a
+A file holds one row a line, in columns of `rewards/programs/rows.py` with a solution among them. Every solution is put into a
 fenced block behind a sentence and graded like a rollout, without the help of the reference that `Job.reference` gives.
 Exit status 1 if a row that can be graded does not pass. MBPP takes about a minute on two cores.
 """
@@ -19,10 +19,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from rewards.calls import InfrastructureError
 from rewards.code import CANNOT, tests
-from rewards.code_rows import row_id
-from rewards.code_run import Settings, sandbox
+from rewards.contract.answers import InfrastructureError
+from rewards.programs.rows import row_id
+from rewards.programs.run import Settings, sandbox
 
 SOLUTIONS = ("code", "solution", "reference", "canonical_solution")
 BATCH = 100

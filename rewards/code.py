@@ -1,7 +1,7 @@
 """Programs, graded by running them in the sandbox (`rewards/sandbox.py`) against the tests of their row.
 
-`rewards/code_rows.py` says which columns hold tests (MBPP, AceCode, KodCode, HumanEval, TACO, P3, ...), and
-`rewards/code_text.py` which part of a completion is the program. `tests` is the outcome; `pass_rate` and `format` are shaping.
+`rewards/programs/rows.py` says which columns hold tests (MBPP, AceCode, KodCode, HumanEval, TACO, P3, ...), and
+`rewards/programs/text.py` which part of a completion is the program. `tests` is the outcome; `pass_rate` and `format` are shaping.
 
 What costs what:
 
@@ -25,12 +25,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rewards.calls import InfrastructureError
-from rewards.code_rows import COLUMNS, READ, Unfit, entry_point, job_of
-from rewards.code_run import Settings, reports, sandbox
-from rewards.code_text import Program, does_something, find_program, head_of, prompt_context
-from rewards.compat import published
+from rewards.compat import has_originals, published
+from rewards.contract.answers import InfrastructureError
 from rewards.extract import text_of
+from rewards.programs.rows import COLUMNS, READ, Unfit, entry_point, job_of
+from rewards.programs.run import Settings, reports, sandbox
+from rewards.programs.text import Program, does_something, find_program, head_of, prompt_context
 from rewards.sandbox import Job, Report, unpassable
 
 Score = float | InfrastructureError | None
@@ -74,6 +74,7 @@ def tests(
     return [_score(one, lambda report: float(report.solved)) for one in found]
 
 
+@has_originals
 def pass_rate(
     completions: Sequence[Any],
     prompts: Sequence[Any] | None = None,
@@ -106,6 +107,7 @@ def pass_rate(
     return [_score(one, lambda report: sum(report.passed) / len(report.passed)) for one in found]
 
 
+@has_originals
 def format(
     completions: Sequence[Any], compat: str | None = None, log_metric: LogMetric = None, **columns: Any
 ) -> list[Score]:

@@ -7,7 +7,7 @@
 
 A reward that has an original takes the keyword and then returns the original's own numbers (2.0, 0.5, -3.5), not shares of
 1: leave its weight at 1. The whole text of the completion is read, end-of-text markers included, as the originals do; nothing
-is printed, and no random stream is touched. The rules themselves are in `rewards/originals.py`.
+is printed, and no random stream is touched. The rules themselves are in `rewards/published/rules.py`.
 
 Where an original has no answer at all, the row is dropped and counted: text on which it never ends, crashes, or holds no
 gold answer. Whoever asks for `compat` is told so when a run starts (`notes`), and each call logs `compat_<name>`.
@@ -15,13 +15,14 @@ gold answer. Whoever asks for `compat` is told so when a run starts (`notes`), a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from rewards import originals, originals_math
-from rewards.calls import InfrastructureError
-from rewards.load import Reward, RewardError
-from rewards.originals_arithmetic import NeverEndsError
+from rewards.contract.answers import InfrastructureError
+from rewards.contract.reward import Reward, RewardError
+from rewards.published import math as originals_math
+from rewards.published import rules as originals
+from rewards.published.arithmetic import NeverEndsError
 
 SOURCES = {
     "d1": "dllm-reasoning/d1 @ 837888f",
@@ -31,6 +32,7 @@ SOURCES = {
 }
 
 Scores = list[float | InfrastructureError | None]
+_Fn = TypeVar("_Fn", bound=Callable[..., Any])
 _Rule = Callable[..., Scores]  # (texts, a list of cells for each column) -> one score per text
 
 
@@ -58,15 +60,22 @@ def raw_text(completion: Any) -> str:
     return completion if isinstance(completion, str) else str(completion[0].get("content") or "")
 
 
+def has_originals(fn: _Fn) -> _Fn:
+    """Marks a reward of this package that takes `compat`: what it may be, and that a recipe's value is looked at before a run."""
+    rules = _RULES[f"{fn.__module__.removeprefix('rewards.')}.{fn.__name__}"]
+
+    def problems(kwargs: Mapping[str, Any]) -> list[tuple[str, str]]:
+        compat = kwargs.get("compat")
+        return [] if compat in (None, *rules) else [("compat", _unknown(compat, rules))]
+
+    fn.originals = tuple(rules)  # type: ignore[attr-defined]
+    fn.kwargs_problems = problems  # type: ignore[attr-defined]
+    return fn
+
+
 def originals_of(fn: Callable[..., Any]) -> tuple[str, ...]:
     """The valid values of `compat` for a function of this package; none for all others."""
-    return tuple(_RULES.get(_name(fn), ()))
-
-
-def problem(fn: Callable[..., Any], compat: Any) -> str | None:
-    """What is wrong with a recipe's `compat` for a reward that takes it, or None."""
-    rules = _RULES.get(_name(fn), {})
-    return None if not rules or compat in (None, *rules) else _unknown(compat, rules)
+    return getattr(fn, "originals", ())
 
 
 def notes(rewards: Sequence[Reward], outcome: str | None = None) -> Iterator[str]:
@@ -79,12 +88,6 @@ def notes(rewards: Sequence[Reward], outcome: str | None = None) -> Iterator[str
                 f"reward {reward.name} is compat: {compat}, the training reward of {SOURCES[compat]} with its flaws and in "
                 f"its own size{measured}; for comparison only (docs/grading.md)"
             )
-
-
-def _name(fn: Callable[..., Any]) -> str:
-    """The recipe's name of a function of this package, "" for any other callable."""
-    room, _, module = str(getattr(fn, "__module__", None)).partition(".")
-    return f"{module}.{getattr(fn, '__name__', '')}" if room == "rewards" else ""
 
 
 def _unknown(compat: Any, rules: Sequence[str] | dict[str, _Rule]) -> str:
@@ -161,7 +164,7 @@ def _pass_rates(layout: Callable[[str], float]) -> _Rule:
     """DiffuCoder, ESPO: the share of processes that end with status 0, for programs in a perfect layout; see there."""
 
     def scores(texts: Sequence[str], *asked: Any) -> Scores:
-        from rewards.originals_code import pass_rates
+        from rewards.published.code import pass_rates
 
         return pass_rates(_each(layout)(texts), texts, *asked)
 
@@ -170,9 +173,7 @@ def _pass_rates(layout: Callable[[str], float]) -> _Rule:
 
 def _espo_math(texts: Sequence[str], golds: Sequence[Any]) -> Scores:
     """1.0 where math-verify takes what it finds anywhere in the text for equal to what it finds in the gold solution."""
-    from rewards.math import espo_scores
-
-    return espo_scores(texts, golds)
+    return originals_math.espo_scores(texts, golds)
 
 
 def _for(names: str, rule: Callable[..., float | None]) -> dict[str, _Rule]:

@@ -25,7 +25,7 @@ from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
-from rewards.compat import Scores, published
+from rewards.compat import Scores, has_originals, published
 from rewards.extract import ascii_digits, boxed_answer, tagged_answer, text_of
 
 # Bounds on what is read. A puzzle of six numbers with brackets everywhere and generous LaTeX stays well below both.
@@ -36,6 +36,7 @@ MAX_DEPTH = 40
 # -------------------------------------------------------------------------------------------------------------- rewards
 
 
+@has_originals
 def correct(
     completions: Sequence[Any],
     numbers: Sequence[Any],

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rewards.compat import Scores, published, raw_text
+from rewards.compat import Scores, has_originals, published, raw_text
 from rewards.extract import boxed_answer, tagged_answer, text_of
 
 _TAG_LINES = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
@@ -24,6 +24,7 @@ _FENCE = re.compile(r"```(?:python|py|python3)[ \t]*\n", re.IGNORECASE)
 _REASONED = re.compile(r"</reasoning>\s*<answer>")
 
 
+@has_originals
 def tags(
     completions: Sequence[Any],
     prefill: str = "",
@@ -51,6 +52,7 @@ def tags(
     return scores
 
 
+@has_originals
 def soft(
     completions: Sequence[Any],
     prefill: str = "",
@@ -76,6 +78,7 @@ def _is_soft(text: str) -> bool:
     return answer is not None and text.find("</answer>", answer.end()) >= 0
 
 
+@has_originals
 def strict(
     completions: Sequence[Any],
     prefill: str = "",
@@ -112,6 +115,7 @@ def _is_answered(text: str) -> bool:
     return start >= 0 and _says_something(text[start + len("<answer>") : end])
 
 
+@has_originals
 def boxed(
     completions: Sequence[Any],
     compat: str | None = None,

@@ -17,12 +17,13 @@ from fractions import Fraction
 from typing import Any
 
 from rewards import format as layout
-from rewards.compat import Scores, published
+from rewards.compat import Scores, has_originals, published
 from rewards.extract import ascii_digits, final_number, last_number, stated_number, tagged_answer, text_of
 
 _INTEGER = re.compile(r"[-+]?\\?\$?-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)\.?")
 
 
+@has_originals
 def correct(
     completions: Sequence[Any],
     answer: Sequence[Any],
@@ -58,21 +59,25 @@ def gold_number(answer: Any) -> Fraction | None:
     return number if number is not None else last_number(stated)
 
 
+@has_originals
 def format_tags(completions: Sequence[Any], prefill: str = "", compat: str | None = None, **others: Any) -> Scores:
     """`format.tags`: a quarter for each tag that stands once on its own line, less for text after the end."""
     return layout.tags(completions, prefill, compat, **others)
 
 
+@has_originals
 def format_soft(completions: Sequence[Any], prefill: str = "", compat: str | None = None, **others: Any) -> Scores:
     """`format.soft`: 1.0 for reasoning, then answer, in their tags."""
     return layout.soft(completions, prefill, compat, **others)
 
 
+@has_originals
 def format_strict(completions: Sequence[Any], prefill: str = "", compat: str | None = None, **others: Any) -> Scores:
     """`format.strict`: 1.0 for exactly the four tags, each on its own line, and nothing around them."""
     return layout.strict(completions, prefill, compat, **others)
 
 
+@has_originals
 def format_integer(
     completions: Sequence[Any],
     compat: str | None = None,

@@ -6,7 +6,7 @@
 | `judge.graded` | for one digit by a rubric | the mean of the digits under the judge's own probabilities, scaled to [0, 1] |
 | `judge.pairwise` | for the better of two answers, in both orders | the share of comparisons won, a tie counting half |
 
-Every kwarg of `rewards.judge_client.Settings` is one of theirs. A row whose verdict cannot be had (nobody answers, HTTP 429
+Every kwarg of `rewards.judging.client.Settings` is one of theirs. A row whose verdict cannot be had (nobody answers, HTTP 429
 or 5xx after the retries, no verdict to be read after a second request) is an InfrastructureError: dropped and counted, never
 a 0. What no later request can mend (a wrong key, a model that is not there, every request refused) ends the run.
 
@@ -24,19 +24,19 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.calls import InfrastructureError
+from rewards.contract.answers import InfrastructureError
+from rewards.contract.reward import RewardError
 from rewards.extract import text_of
-from rewards.judge_cache import Reply
-from rewards.judge_call import Rows, Score, judge_reward, together
-from rewards.judge_prompts import (
+from rewards.judging.cache import Reply
+from rewards.judging.call import Rows, Score, judge_reward, together
+from rewards.judging.prompts import (
     NEED_REFERENCE,
     RUBRICS,
     digit_messages,
     pair_messages,
     score_messages,
 )
-from rewards.judge_verdicts import expected_score, read_digit, read_score, read_winner
-from rewards.load import RewardError
+from rewards.judging.verdicts import expected_score, read_digit, read_score, read_winner
 
 # -------------------------------------------------------------------------------------------------------------- rewards
 
@@ -80,7 +80,7 @@ async def rubric(
 ) -> list[Score]:
     """The score that a judge gives by a rubric, scaled so that scale[0] is 0 and scale[1] is 1.
 
-    rubric            one of `rewards.judge_prompts.RUBRICS` by name (helpfulness where nothing is said), or the criteria as text;
+    rubric            one of `rewards.judging.prompts.RUBRICS` by name (helpfulness where nothing is said), or the criteria as text;
                       or `rubric_file`, a file with them; or `rubric_column`, a column with those of each row
     reference_column  column with the right answer, shown to the judge
 

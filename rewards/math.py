@@ -4,40 +4,28 @@ Rows need one of the columns `answer` and `solution` (TRL's name; `answer` is ta
 answer itself, or a worked solution whose last `\boxed{}` holds it.
 
 sympy, which does the comparing, can be kept busy for years by a short text such as `9^{9^{9}}`, so it runs in worker
-processes that can be killed (`rewards/pool.py`, `rewards/math_worker.py`), never in a thread. Who is to blame when a
-worker does not come back:
-
-- reading the *gold* answer broke it: the data's fault, not the model's. The row is dropped with a counted reason.
-- reading or comparing the *model's* answer used up `seconds` of processor time, or all memory, or crashed the worker:
-  the model's fault. The score is 0, counted as `math_runaway_answers`. A dropped row would be a way out of being wrong.
-- the worker was killed from outside, or had no processor time on a busy machine: nobody's fault; dropped and counted.
+processes that can be killed, never in a thread. Who is to blame when one does not come back stands in
+`rewards/math_pool.py`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from rewards.calls import InfrastructureError
-from rewards.compat import Scores, published
+from rewards.compat import Scores, has_originals, published
+from rewards.contract.answers import InfrastructureError
+from rewards.contract.reward import RewardError
 from rewards.extract import ascii_digits, boxed_answer, tagged_answer, text_of
-from rewards.load import RewardError
-from rewards.pool import Pool, PoolError, Reply, per_process
+from rewards.math_pool import BAD_GOLD, Question, compare
 
 # The longest answer of MATH has about 160 characters. A longer text is not read, and counts as wrong.
 MAX_ANSWER_CHARS = 400
 _READABLE_CHARS = 4 * MAX_ANSWER_CHARS  # of text with marks and spaces around the answer
-MAX_WORKERS = 4
-_BAD_GOLD = "the gold answer cannot be read"
-_PATIENCE = 20.0  # wall time of a request, as a multiple of its processor time
 
 
+@has_originals
 def correct(
     completions: Sequence[Any],
     prompts: Sequence[Any] | None = None,
@@ -82,21 +70,21 @@ def correct(
     asked = [""] * len(completions) if prompts is None else [_squeezed(_prompt_text(prompt)) for prompt in prompts]
     answers = [stated_answer(text_of(completion)) for completion in completions]
     scores: list[float | InfrastructureError | None] = []
-    open_rows: dict[_Question, list[int]] = {}
+    open_rows: dict[Question, list[int]] = {}
     for row, (gold, found, prompt) in enumerate(zip(golds, answers, asked, strict=True)):
         if gold is None:
             scores.append(None)
         elif len(gold) > MAX_ANSWER_CHARS:
-            scores.append(InfrastructureError(_BAD_GOLD))
+            scores.append(InfrastructureError(BAD_GOLD))
         else:
             found = found if found is not None and len(found) <= MAX_ANSWER_CHARS else None
             settled = found is not None and _settled(gold, found)
             scores.append(float(settled is True))
             if found is not None and settled is None:
-                asked_for = _Question(_digits_out(gold), _digits_out(found), _squeezed(found) in prompt)
+                asked_for = Question(_digits_out(gold), _digits_out(found), _squeezed(found) in prompt)
                 open_rows.setdefault(asked_for, []).append(row)
     runaway = 0
-    for rows, verdict in zip(open_rows.values(), _compare(list(open_rows), seconds), strict=True):
+    for rows, verdict in zip(open_rows.values(), compare(list(open_rows), seconds), strict=True):
         runaway += len(rows) * (verdict is None)
         for row in rows:
             scores[row] = verdict or 0.0
@@ -266,74 +254,3 @@ def _prompt_text(prompt: Any) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(str(message.get("content") or "") for message in prompt)
-
-
-def _make_pool() -> Pool:
-    # -P: the folder of the script, where this file is called math.py, must not come before the standard library.
-    worker = Path(__file__).with_name("math_worker.py")
-    return Pool([sys.executable, "-P", str(worker)], min(MAX_WORKERS, os.cpu_count() or 1))
-
-
-_pool = per_process(_make_pool)
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What a worker is asked. `echoed`: the answer stands in the prompt."""
-
-    gold: str
-    answer: str
-    echoed: bool
-
-
-def _compare(questions: Sequence[_Question], seconds: float) -> list[float | InfrastructureError | None]:
-    """For each question: 1.0, 0.0, None for an answer that broke its worker, or why the row is to be dropped."""
-    return [_verdict(reply) for reply in _replies([{**asdict(question), "seconds": seconds} for question in questions])]
-
-
-def _replies(requests: Sequence[dict[str, Any]]) -> list[Reply]:
-    if not requests:
-        return []
-    pool = _pool()
-    try:
-        return pool.run([json.dumps(request) for request in requests], requests[0]["seconds"] * _PATIENCE)
-    except PoolError as error:
-        if pool.worked:  # a machine in trouble, which may pass
-            raise InfrastructureError("the workers do not start any more") from error
-        raise RewardError(f"reward math.correct: its worker processes do not start: {error}") from error
-
-
-def _verdict(reply: Reply) -> float | InfrastructureError | None:
-    if reply.code is None:
-        return float(reply.lines[-1] == "= right")
-    if reply.overran:
-        return InfrastructureError("the worker had no processor time")
-    if reply.code == -9:  # SIGKILL, most often by a system that is out of memory
-        return InfrastructureError("the worker was killed from outside")
-    if "answer" not in reply.lines:
-        return InfrastructureError(_BAD_GOLD)
-    return None
-
-
-def espo_scores(texts: Sequence[str], golds: Sequence[Any], seconds: float = 5.0) -> Scores:
-    r"""ESPO's math reward (ML-GSAI/ESPO @ b5f2dac): math-verify's own search in both texts, and the answer as the reference.
-
-    Whatever takes more than `seconds`, or breaks math-verify, is wrong, as in the original. ESPO's golds are worked
-    solutions; one without a box is put in a box, or it would not be found. None where the row has no gold.
-    """
-    requests = {
-        row: {
-            "rule": "espo",
-            "gold": gold if "\\boxed" in gold else rf"\boxed{{{gold}}}",
-            "answer": text,
-            "seconds": seconds,
-        }
-        for row, (text, gold) in enumerate(zip(texts, (None if g is None else str(g) for g in golds), strict=True))
-        if gold is not None
-    }
-    scores: Scores = [None] * len(texts)
-    for row, reply in zip(requests, _replies(list(requests.values())), strict=True):
-        verdict = _verdict(reply)
-        broken = verdict is None or (isinstance(verdict, InfrastructureError) and str(verdict) == _BAD_GOLD)
-        scores[row] = 0.0 if broken else verdict
-    return scores

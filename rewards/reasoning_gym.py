@@ -19,11 +19,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rewards.calls import InfrastructureError
+from rewards.contract.answers import InfrastructureError
+from rewards.contract.pool import Pool, PoolError, Reply, per_process
+from rewards.contract.reward import RewardError
 from rewards.countdown import stated_answer
 from rewards.extract import text_of
-from rewards.load import RewardError
-from rewards.pool import Pool, PoolError, Reply, per_process
 
 MAX_WORKERS = 4
 MAX_ANSWER_CHARS = 20_000

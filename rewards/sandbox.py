@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rewards.pool import Pool, PoolError, per_process
+from rewards.contract.pool import Pool, PoolError, per_process
 
 LEVELS = ("namespace", "landlock", "remote", "weak")
 STRONG = ("namespace", "landlock")  # what `best_level` and "auto" choose from, best first
@@ -289,7 +289,7 @@ def _chosen(level: str, remote: Remote | None) -> str:
 
 def _command(level: str, limits: Limits, packages: Sequence[str], remote: Remote | None = None) -> list[str]:
     root = str(Path(__file__).resolve().parent.parent)
-    start = f"import sys; sys.path.insert(0, {root!r}); from rewards.sandbox_keeper import main; main(sys.argv[1])"
+    start = f"import sys; sys.path.insert(0, {root!r}); from rewards.isolation.keeper import main; main(sys.argv[1])"
     given = {
         "level": level,
         "limits": asdict(limits),

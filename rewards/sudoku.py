@@ -14,9 +14,9 @@ from math import isqrt
 from numbers import Integral
 from typing import Any
 
-from rewards.compat import Scores, published
+from rewards.compat import Scores, has_originals, published
+from rewards.contract.reward import RewardError
 from rewards.extract import ascii_digits, tagged_answer, text_of
-from rewards.load import RewardError
 from rewards.sudoku_solver import solve, solves
 
 # Row and column names carry digits that are no cells: "Row 1: 3142", "R2 =", "3rd row:", and list items "1. 3142".
@@ -32,6 +32,7 @@ _STRETCH = re.compile(r"[0-9.][0-9.\s|+\-=,;:/&\\\[\](){}'\"`*_\u2500-\u257f]*")
 # -------------------------------------------------------------------------------------------------------------- rewards
 
 
+@has_originals
 def cells(
     completions: Sequence[Any],
     puzzle: Sequence[Any],

@@ -195,7 +195,7 @@ def _errors_for_people() -> Iterator[None]:
         ("rl.plan", "PlanErrors"),
         ("rl.tables", "DataError"),
         ("rollouts.families", "ModelError"),
-        ("rewards.load", "RewardError"),
+        ("rewards.contract.load", "RewardError"),
         ("rl.resume", "ResumeError"),
         ("rl.source", "CommandError"),
         ("rl.report", "ReportError"),

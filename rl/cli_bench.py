@@ -50,7 +50,7 @@ def reward_test(
 
     Exit code 1 where a check failed, 2 where there is nothing to test.
     """
-    from rewards.bench import Plan, bench
+    from rewards.bench.run import Plan, bench
 
     table, source = _rows(data, split, _pairs(columns, "--columns"), limit)
     arguments = _arguments(kwargs, kwarg)
@@ -64,7 +64,7 @@ def reward_test(
     else:
         from rich.console import Console
 
-        from rewards.bench_report import show
+        from rewards.bench.report import show
 
         show(report, Console())
     if report.failed:
@@ -74,7 +74,7 @@ def reward_test(
 def _arguments(kwargs: str, pairs: list[str] | None) -> dict[str, Any]:
     import yaml
 
-    from rewards.load import RewardError
+    from rewards.contract.reward import RewardError
 
     try:
         found = json.loads(kwargs)
@@ -89,7 +89,7 @@ def _arguments(kwargs: str, pairs: list[str] | None) -> dict[str, Any]:
 
 
 def _pairs(values: list[str] | None, option: str) -> dict[str, str]:
-    from rewards.load import RewardError
+    from rewards.contract.reward import RewardError
 
     parts = [part for value in values or [] for part in (value.split(",") if option == "--columns" else [value])]
     for part in parts:

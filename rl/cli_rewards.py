@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rewards.regrade import Regraded
+    from rewards.grading.regrade import Regraded
 
 
 def grade(
@@ -57,9 +57,9 @@ def grade(
 
     The same text is 76 % right by one rule and 0 % by another; docs/grading.md says whose rule each is.
     """
-    from rewards.load import RewardError
-    from rewards.parsers import tasks
-    from rewards.regrade import regrade
+    from rewards.contract.reward import RewardError
+    from rewards.grading.parsers import tasks
+    from rewards.grading.regrade import regrade
 
     known = tasks()
     if task not in known:
@@ -95,7 +95,7 @@ def _as_json(found: "Regraded") -> str:
 
 
 def _write(found: "Regraded", out: Path) -> None:
-    from rewards.load import RewardError
+    from rewards.contract.reward import RewardError
 
     try:
         with out.open("w", encoding="utf-8", errors="backslashreplace") as stream:

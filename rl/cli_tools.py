@@ -225,7 +225,7 @@ def rewrite(
 
     Rows are appended as they come; the same command continues, and asks again for rows that failed.
     """
-    from rewards.endpoint import read_key
+    from rewards.judging.endpoint import read_key
     from rl.config_schema import Split
     from rl.rewrite import Endpoint
     from rl.rewrite import rewrite as run

@@ -15,7 +15,7 @@ import ray  # type: ignore[import-not-found]
 from ray.util.placement_group import remove_placement_group  # type: ignore[import-not-found]
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # type: ignore[import-not-found]
 
-from rewards.graders import Graders
+from rewards.contract.graders import Graders
 from rl.backends import TrainingError
 from rl.config import Recipe
 from rl.graders import RayWorkers

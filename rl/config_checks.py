@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewards.load import RewardError, load_rewards
+from rewards.contract.load import load_rewards
+from rewards.contract.reward import RewardError
 from rewards.overlap import KINDS
 from rl.cluster_checks import cluster_problems
 from rl.config_errors import listing, nearest

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.contract import Reward, TrainerState, load_rewards
-from rewards.ready import check_ready
+from rewards.contract.ready import check_ready
 from rl.data import Prompt
 from rl.evaluation_files import Journal, read_state, write_samples, write_state
 from rl.evaluation_result import Identity, Outcome, summary

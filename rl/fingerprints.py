@@ -45,7 +45,7 @@ def code_digests(rewards: Sequence[Reward]) -> dict[str, str]:
     """``{name: digest}`` of the file that each reward stands in, for a built-in one of all files of its room, which share what reads
     answers; "" where that is unknown."""
     room = Path(rewards_room.__file__).parent
-    whole = _digest(b"\0".join(file.read_bytes() for file in sorted(room.glob("*.py"))))
+    whole = _digest(b"\0".join(file.read_bytes() for file in sorted(room.rglob("*.py"))))
     found = {}
     for reward in rewards:
         code = _code(reward, whole_file=True)

@@ -1,4 +1,5 @@
-"""Ray's processes that grade: how they are asked, and what becomes of one that dies or takes too long. The rest is `rewards.dealing`."""
+"""Ray's processes that grade: how they are asked, and what becomes of one that dies or takes too long. The rest is
+`rewards.contract.dealing`."""
 
 import time
 from collections import deque
@@ -9,10 +10,10 @@ from typing import Any
 import ray  # type: ignore[import-not-found]
 from ray.exceptions import RayTaskError  # type: ignore[import-not-found]
 
-from rewards.calls import Task
-from rewards.dealing import Reply
-from rewards.grader_worker import ordered
-from rewards.load import RewardError
+from rewards.contract.answers import Task
+from rewards.contract.dealing import Reply
+from rewards.contract.reward import RewardError
+from rewards.contract.worker import ordered
 from rl.placement import LOST
 from rl.reward_worker import RewardWorker
 
@@ -21,7 +22,7 @@ LONGEST = 3600.0  # seconds of one wait; then it is waited again
 
 
 class RayWorkers:
-    """As `rewards.dealing.Workers` says."""
+    """As `rewards.contract.dealing.Workers` says."""
 
     def __init__(self, cluster: Any, entries: Sequence[Any]) -> None:
         self.cluster, self.entries = cluster, list(entries)

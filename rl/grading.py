@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rewards.contract import Grades, Reward, TrainerState, grade
-from rewards.graders import Graders, Processes, needs_process
+from rewards.contract.graders import Graders, Processes, needs_process
 from rl.metrics import Metrics, nan_mean
 from rl.rollout_arguments import answer_arguments, rollout_arguments, wanted
 from rl.scored import ScoredBatch

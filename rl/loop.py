@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from rewards.contract import RewardError
-from rewards.graders import Graders
+from rewards.contract.graders import Graders
 from rl import checkpoint
 from rl.checkpoint import CheckpointError, is_full_disk
 from rl.config import Recipe, load_recipe

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, PlainSerializer, SerializationInfo, WrapValidator
 
-from rewards.load import RewardError, load_module
+from rewards.contract.load import load_module
+from rewards.contract.reward import RewardError
 
 
 def find_class(name: str, base: type[BaseModel]) -> type[BaseModel]:

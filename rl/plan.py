@@ -15,7 +15,7 @@ from rich.table import Table
 
 from rewards.compat import notes
 from rewards.contract import Reward, RewardError, TrainerState, load_rewards
-from rewards.ready import check_ready
+from rewards.contract.ready import check_ready
 from rl.config import Recipe
 from rl.contamination import guard
 from rl.data import DataError, Prompt, PromptSet

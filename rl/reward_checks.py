@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from rewards.contract import WITHHELD, Reward, missing_columns, routed
-from rewards.load import FIXED_ARGUMENTS, ROLLOUT_ARGUMENTS, asked_for
+from rewards.contract import Reward, missing_columns
+from rewards.contract.batch import WITHHELD, routed
+from rewards.contract.reward import FIXED_ARGUMENTS, ROLLOUT_ARGUMENTS, asked_for
 from rl.config_errors import listing, nearest
 from rl.config_schema import Recipe
 from rl.data import PromptSet

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.calls import Answer
-from rewards.grader_worker import Order, answered
-from rewards.load import RewardError, load_rewards
-from rewards.ready import check_ready
+from rewards.contract.answers import Answer
+from rewards.contract.load import load_rewards
+from rewards.contract.ready import check_ready
+from rewards.contract.reward import RewardError
+from rewards.contract.worker import Order, answered
 from rl import origin
 from rollouts.logs import log_to
 
@@ -28,5 +29,5 @@ class RewardWorker:
         return os.getpid()
 
     def grade(self, orders: Sequence[Order]) -> list[Answer] | RewardError:
-        """As `rewards.grader_worker.answered`."""
+        """As `rewards.contract.worker.answered`."""
         return answered(self.rewards, orders)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.endpoint import address_problem, hidden, key_problem
+from rewards.judging.endpoint import address_problem, hidden, key_problem
 from rl.config_errors import listing, nearest
 from rl.config_schema import Split
 from rl.progress import Reporter

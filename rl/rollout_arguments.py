@@ -4,14 +4,14 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rewards.contract import Reward
-from rewards.load import asked_for
-from rewards.text import HIDDEN
+from rewards.contract.reward import asked_for
+from rewards.contract.text import HIDDEN
 from rollouts.engine import step_answers
 from rollouts.trajectory import FINISH_EOS, FINISH_LENGTH, RolloutBatch
 
 
 def wanted(rewards: Sequence[Reward]) -> set[str]:
-    """What these rewards ask for, of `rewards.load.ROLLOUT_ARGUMENTS`."""
+    """What these rewards ask for, of `rewards.contract.reward.ROLLOUT_ARGUMENTS`."""
     return {name for reward in rewards for name in asked_for(reward.fn)}
 
 

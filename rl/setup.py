@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rewards.contract import Reward, RewardError, grade, load_rewards
-from rewards.ready import check_ready, unfit_rows
+from rewards.contract.ready import check_ready, unfit_rows
 from rl import origin
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest

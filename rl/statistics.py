@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rewards.intervals import LEVEL, wilson
+from rewards.grading.intervals import LEVEL, wilson
 
 POWER = 0.80
 FLIPS = 10_000  # random signs of the permutation test

@@ -47,7 +47,7 @@ def test_sections_that_messages_name_exist() -> None:
 
 
 def test_the_flaw_of_the_custom_reward_is_found(tmp_path: Path) -> None:
-    from rewards.bench import Plan, bench
+    from rewards.bench.run import Plan, bench
 
     block = README.split("<!-- example: a test runs this block -->\n```python\n")[1].split("```")[0]
     function = block[block.index("def starts_right") : block.index("recipe = ")]

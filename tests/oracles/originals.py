@@ -1,6 +1,6 @@
 """What public scripts read in a completion, the slow and obvious way: backtracking patterns over the whole text, and `eval`.
 
-`rewards/originals.py` has the same rules in linear time; tests hold one against the other on texts made of `PIECES`.
+`rewards/published/rules.py` has the same rules in linear time; tests hold one against the other on texts made of `PIECES`.
 """
 
 import re

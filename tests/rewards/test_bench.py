@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rewards.battery import LAYOUTS, entries, filled
-from rewards.bench import Plan, bench
-from rewards.bench_gold import Gold, gold_column, golds
-from rewards.bench_report import Finding, Report, histogram, show
-from rewards.bench_worker import _invented
+from rewards.bench.battery import LAYOUTS, entries, filled
+from rewards.bench.gold import Gold, gold_column, golds
+from rewards.bench.report import Finding, Report, histogram, show
+from rewards.bench.run import Plan, bench
+from rewards.bench.worker import _invented
 from rewards.contract import available
-from rewards.load import RewardError
+from rewards.contract.reward import RewardError
+from rewards.contract.text import HIDDEN
 from rewards.sandbox import best_level
-from rewards.text import HIDDEN
 
 HERE = Path(__file__).parent
 ROWS = [

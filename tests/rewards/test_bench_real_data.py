@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rewards.bench import Plan, bench
+from rewards.bench.run import Plan, bench
 from tests.rewards.test_bench import HERE, found
 from tests.rewards.test_real_data import generations
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import rewards.code as code
-from rewards import code_run
 from rewards.contract import Grades, RewardError, TrainerState, grade, load_rewards
-from rewards.load import missing_columns
-from rewards.ready import check_ready, unfit_rows
+from rewards.contract.ready import check_ready, unfit_rows
+from rewards.contract.reward import missing_columns
+from rewards.programs import run as code_run
 from rewards.sandbox import Job, Report, Sandbox, SandboxError, best_level
 
 SECONDS = 1.0  # a test that hangs costs this much processor time

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from rewards import code, code_run
-from rewards import originals_code as originals
+from rewards import code
 from rewards.contract import InfrastructureError, TrainerState, grade, load_rewards
+from rewards.programs import run as code_run
+from rewards.published import code as originals
 from rewards.sandbox import Report, Sandbox, best_level
 
 TESTS = ["assert f(1) == 2", "assert f(2) == 3", "assert f(3) == 4"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rewards.code_rows import Unfit, entry_point, job_of, row_id
+from rewards.programs.rows import Unfit, entry_point, job_of, row_id
 from rewards.sandbox import Job, StdioTest
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.code_text import MAX_PROGRAM_CHARS, blocks, defines, does_something, find_program, syntax_error
 from rewards.extract import END_MARKERS
+from rewards.programs.text import MAX_PROGRAM_CHARS, blocks, defines, does_something, find_program, syntax_error
 
 F = "def f(x):\n    return x + 1"
 WRONG = "def f(x):\n    return x - 1"

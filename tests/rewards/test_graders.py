@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from rewards.calls import Answer, Task
 from rewards.contract import Grades, Reward, RewardError, TrainerState, grade, load_rewards
-from rewards.dealing import Reply, deal
-from rewards.graders import Graders, Processes, needs_process
+from rewards.contract.answers import Answer, Task
+from rewards.contract.dealing import Reply, deal
+from rewards.contract.graders import Graders, Processes, needs_process
 from tests.oracles.rewards import FILE
 
 
@@ -222,7 +222,7 @@ def test_none_is_left_when_the_driver_is_killed(folder: Path) -> None:
         import sys; sys.path.insert(0, {os.getcwd()!r})
         from pathlib import Path
         from rewards.contract import load_rewards
-        from rewards.graders import Graders, Processes
+        from rewards.contract.graders import Graders, Processes
         entries = [{{"fn": "own.py:tells"}}]
         mark = Graders(lambda: Processes(entries, {str(folder)!r}))
         rewards = load_rewards(entries, base=Path({str(folder)!r}))

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rewards.compat import _RULES
-from rewards.parsers import every_parser
+from rewards.grading.parsers import every_parser
 from rl.cli import app
 from tests.rewards.test_real_data import shared_data
 

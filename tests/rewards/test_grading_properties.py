@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from rewards import code, countdown, gsm8k, math, sudoku
 from rewards import extract as ours
 from rewards import format as layout
-from rewards.parsers import Row, every_parser
+from rewards.grading.marks import Row
+from rewards.grading.parsers import every_parser
 
 # Surrogates, control characters, digits of all scripts; and pieces that mean something to some parser.
 PIECES = st.sampled_from(

@@ -15,8 +15,9 @@ import pytest
 
 pytest.importorskip("openai", reason="needs the extra 'judge'")
 
-from rewards import endpoint, judge
+from rewards import judge
 from rewards.contract import Grades, RewardError, grade, load_rewards
+from rewards.judging import endpoint
 from tests.oracles.judge_server import asked, fence, says, serving
 
 SECRET = "sk-neverwritethis0123456789"

@@ -10,8 +10,8 @@ import yaml
 pytest.importorskip("openai", reason="needs the extra 'judge'")
 
 from rewards.contract import load_rewards
-from rewards.judge_client import NAMES
-from rewards.judge_prompts import RUBRICS
+from rewards.judging.client import NAMES
+from rewards.judging.prompts import RUBRICS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/judges.md").read_text(encoding="utf-8")

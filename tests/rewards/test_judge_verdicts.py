@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.judge_prompts import RUBRICS, again, digit_messages, fenced, pair_messages, score_messages, without_control
-from rewards.judge_verdicts import UnreadableError, expected_score, read_digit, read_score, read_winner
+from rewards.judging.prompts import (
+    RUBRICS,
+    again,
+    digit_messages,
+    fenced,
+    pair_messages,
+    score_messages,
+    without_control,
+)
+from rewards.judging.verdicts import UnreadableError, expected_score, read_digit, read_score, read_winner
 
 GOOD = [
     '{"reason": "fine", "score": 4}',

@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from rewards import math
+from rewards import math_pool
 from rewards.contract import InfrastructureError, Reward, RewardError, TrainerState, grade, missing_columns
+from rewards.contract.pool import Pool, Reply
 from rewards.math import correct, gold_answer, stated_answer
-from rewards.pool import Pool, Reply
 
 ROOT = Path(__file__).parents[2]
 
@@ -258,7 +258,7 @@ def test_equal_rows_are_compared_once_and_order_is_kept(monkeypatch: pytest.Monk
             asked.extend(requests)
             return [Reply(("gold", "answer", "= right")) for _ in requests]
 
-    monkeypatch.setattr(math, "_pool", Spy)
+    monkeypatch.setattr(math_pool, "_pool", Spy)
     texts = [rf"\boxed{{{answer}}}" for answer in ("0.5", "5", "0.5", "0.5")]
     assert correct(texts, answer=["1/2", "5", "1/2", "2/4"]) == [1.0] * 4
     assert len(asked) == 2  # 5 = 5 needs no library
@@ -321,7 +321,7 @@ def test_a_gold_answer_that_cannot_be_read_drops_its_row() -> None:
     ],
 )
 def test_who_is_to_blame(reply: Reply, verdict: Any) -> None:
-    found = math._verdict(reply)
+    found = math_pool.verdict(reply)
     if isinstance(verdict, str):
         assert isinstance(found, InfrastructureError)
         assert verdict in str(found)
@@ -334,8 +334,8 @@ def test_a_machine_too_busy_to_compare_drops_the_row(monkeypatch: pytest.MonkeyP
         "import sys, time; print('ready', flush=True); sys.stdin.readline(); print('gold', flush=True); time.sleep(60)"
     )
     pool = Pool([sys.executable, "-c", stuck], 1)
-    monkeypatch.setattr(math, "_pool", lambda: pool)
-    monkeypatch.setattr(math, "_PATIENCE", 1.0)
+    monkeypatch.setattr(math_pool, "_pool", lambda: pool)
+    monkeypatch.setattr(math_pool, "_PATIENCE", 1.0)
     grades = graded([r"\boxed{0.5}", r"\boxed{5}"], ["1/2", "5"], seconds=0.3)
     assert grades.dropped == ["reward math.correct: the worker had no processor time", None]
     assert not pool._workers
@@ -343,7 +343,7 @@ def test_a_machine_too_busy_to_compare_drops_the_row(monkeypatch: pytest.MonkeyP
 
 def test_without_the_library_the_run_ends_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        math, "_pool", lambda: Pool([sys.executable, "-c", "print('! No module named math_verify')"], 1)
+        math_pool, "_pool", lambda: Pool([sys.executable, "-c", "print('! No module named math_verify')"], 1)
     )
     with pytest.raises(RewardError, match=r"do not start: No module named math_verify"):
         correct([r"\boxed{0.5}"], answer=["1/2"])
@@ -352,7 +352,7 @@ def test_without_the_library_the_run_ends_with_a_reason(monkeypatch: pytest.Monk
 def test_workers_that_fail_later_drop_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(["/no/such/program"], 1)
     pool.worked = True
-    monkeypatch.setattr(math, "_pool", lambda: pool)
+    monkeypatch.setattr(math_pool, "_pool", lambda: pool)
     assert graded([r"\boxed{0.5}"], ["1/2"]).dropped == ["reward math.correct: the workers do not start any more"]
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rewards.cache import ScoreCache
 from rewards.contract import Grades, InfrastructureError, RewardError, TrainerState, grade, load_rewards
+from rewards.contract.cache import ScoreCache
 
 COLUMNS = {"task": ["a", "b", "a", "c"], "level": [1, 2, 3, None]}
 TEXTS = ["w", "x", "y", "z"]
@@ -98,7 +98,7 @@ def test_the_row_of_an_error_is_that_of_the_batch() -> None:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
-    monkeypatch.setattr("rewards.contract.time.sleep", found.append)
+    monkeypatch.setattr("rewards.contract.batch.time.sleep", found.append)
     return found
 
 

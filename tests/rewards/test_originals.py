@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards import originals, originals_math
-from rewards.originals_arithmetic import NeverEndsError, evaluate, hits_target, uses_numbers
+from rewards.published import math as originals_math
+from rewards.published import rules as originals
+from rewards.published.arithmetic import NeverEndsError, evaluate, hits_target, uses_numbers
 from tests.oracles import originals as slow
 
 TEXTS = st.lists(st.sampled_from(slow.PIECES), max_size=14).map("".join)

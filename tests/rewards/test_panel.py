@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from rewards.load import RewardError, load_rewards
-from rewards.panel import rule
+from rewards.contract.load import load_rewards
+from rewards.contract.reward import RewardError
+from rewards.grading.panel import rule
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -59,6 +60,8 @@ def test_names_that_are_not_there(task: str, parser: str, words: str, tmp_path: 
     with pytest.raises(RewardError, match=words):
         rule(["1"], task, parser, answer=["1"])
     assert (
-        load_rewards([{"fn": "rewards.panel:rule", "kwargs": {"task": task, "parser": parser}}], base=tmp_path)[0].name
+        load_rewards([{"fn": "rewards.grading.panel:rule", "kwargs": {"task": task, "parser": parser}}], base=tmp_path)[
+            0
+        ].name
         == "rule"
     )

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rewards.load import RewardError
-from rewards.parsers import tasks
-from rewards.regrade import Regraded, regrade
+from rewards.contract.reward import RewardError
+from rewards.grading.parsers import tasks
+from rewards.grading.regrade import Regraded, regrade
 from rewards.sandbox import best_level
 
 DATA = [

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rewards.pool import Pool, PoolError, Reply
+from rewards.contract.pool import Pool, PoolError, Reply
 
 # Does what each request says; `pid` answers with the process id.
 WORKER = """\
@@ -105,13 +105,13 @@ def test_workers_that_do_not_start(code: str, said: str) -> None:
 
 
 def test_a_worker_that_keeps_silent_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rewards.pool.START_SECONDS", 0.3)
+    monkeypatch.setattr("rewards.contract.pool.START_SECONDS", 0.3)
     with pytest.raises(PoolError, match="said nothing"):
         Pool([sys.executable, "-c", "import time; time.sleep(60)"], 1).run(["a"], 5)
 
 
 def test_workers_retire(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rewards.pool.REQUESTS_PER_WORKER", 3)
+    monkeypatch.setattr("rewards.contract.pool.REQUESTS_PER_WORKER", 3)
     pids = said(pool.run(["pid"] * 12, 10))
     assert len(set(pids)) >= 4
 
@@ -159,7 +159,7 @@ def test_nothing_outlives_the_process(tmp_path: Path, ending: str) -> None:
     (tmp_path / "worker.py").write_text(WORKER)
     program = f"""
         import os, sys
-        from rewards.pool import Pool
+        from rewards.contract.pool import Pool
         pool = Pool([sys.executable, {str(tmp_path / "worker.py")!r}], 2)
         print(*(reply.lines[-1].split()[1] for reply in pool.run(["pid", "sleep 0.1", "pid"], 10)), flush=True)
         {ending}

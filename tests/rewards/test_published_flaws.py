@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rewards import code, countdown, gsm8k, math, originals_math, sudoku
+from rewards import code, countdown, gsm8k, math, sudoku
 from rewards import format as layout
-from rewards.calls import InfrastructureError
+from rewards.contract.answers import InfrastructureError
+from rewards.published import math as originals_math
 
 IDEAL = "<reasoning>\nHalf of 48 is 24.\nTogether they make 72.\n</reasoning>\n<answer>\n72\n</answer>"
 NUMBERS = {"numbers": [2, 4, 3], "target": 5}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rewards import countdown, gsm8k, math, sudoku
+from rewards import countdown, gsm8k, math, math_pool, sudoku
 from rewards import format as layout
 from rewards.extract import last_number, text_of
 
@@ -124,8 +124,8 @@ def test_every_math_gold_answer_is_read() -> None:
     assert math.correct(boxed, solution=[row["solution"] for row in rows]) == [1.0] * 500
     # Past the comparison as text: math-verify reads every gold answer, and each equals itself.
     golds = [math.gold_answer(row["answer"]) or "" for row in rows]
-    questions = [math._Question(gold, gold, echoed=False) for gold in golds]
-    verdicts = math._compare(questions, seconds=5.0)
+    questions = [math_pool.Question(gold, gold, echoed=False) for gold in golds]
+    verdicts = math_pool.compare(questions, seconds=5.0)
     assert [q.gold for q, verdict in zip(questions, verdicts, strict=True) if verdict != 1.0] == []
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import reasoning_gym as gym
-from rewards.calls import InfrastructureError
 from rewards.contract import TrainerState, grade, load_rewards, missing_columns
+from rewards.contract.answers import InfrastructureError
 from rewards.gym_worker import FORMULA_TASKS, LITERAL_TASKS, harmless, item, score
 
 pytest.importorskip("reasoning_gym", reason="needs the extra 'tasks'")

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from rewards.generations import read_generations, read_rows
-from rewards.gold import countdown_gold, plain_gold, sudoku_gold
-from rewards.load import RewardError
-from rewards.parsers import Mark, tasks
-from rewards.regrade import Regraded, regrade, tally
+from rewards.contract.reward import RewardError
+from rewards.grading.generations import read_generations, read_rows
+from rewards.grading.gold import countdown_gold, plain_gold, sudoku_gold
+from rewards.grading.marks import Mark
+from rewards.grading.parsers import tasks
+from rewards.grading.regrade import Regraded, regrade, tally
 from tests.rewards.test_real_data import shared_data
 
 QUESTION = "How many?"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from rewards.load import load_rewards
+from rewards.contract.load import load_rewards
 from rl.cli import app
 from rl.config_schema import RewardEntry
 

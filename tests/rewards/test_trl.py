@@ -161,7 +161,7 @@ def test_our_call_equals_trls_own() -> None:
 def test_async_and_names_as_trl_sees_them(fn: Any) -> None:
     from trl.trainer.utils import get_callable_name, is_async_callable
 
-    from rewards.load import is_async
+    from rewards.contract.reward import is_async
 
     assert is_async(fn) == is_async_callable(fn)
     assert load_rewards([fn], base=Path("."))[0].name == get_callable_name(fn)

@@ -187,7 +187,7 @@ def test_a_dry_run_finds_a_broken_reward_and_shows_the_line(folder):
     assert f"{folder / 'mine.py'}, line 5, in" in result.output
     assert "return [json.loads(text)['x'] for text in completions] (raised in " in result.output
     assert "column solution: '3142243142131324'" in result.output
-    assert "rewards/calls.py" not in result.output
+    assert "rewards/contract/calls.py" not in result.output
 
 
 @pytest.mark.parametrize(

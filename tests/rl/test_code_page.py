@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rewards.code_rows import COLUMNS
 from rewards.contract import available
+from rewards.programs.rows import COLUMNS
 from rewards.sandbox import best_level
 from rl.protocol import protocol_names
 from rl.recipes import recipe_names

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import unmask
-from rewards.load import RewardError
+from rewards.contract.reward import RewardError
 from rewards.sandbox import SandboxError, best_level
 from rl.cli import app
 
@@ -26,7 +26,7 @@ method: {preset: trajectory_grpo}
 train: {updates: 1, prompts_per_update: 1}
 """
 MINE = """
-from rewards.load import RewardError
+from rewards.contract.reward import RewardError
 
 
 def length(completions, word, **kwargs):

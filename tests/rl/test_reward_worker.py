@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rewards.contract import Grades, RewardError, TrainerState, grade, load_rewards
-from rewards.graders import Graders
+from rewards.contract.graders import Graders
 from tests.oracles.rewards import FILE
 
 ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")

@@ -238,7 +238,7 @@ def test_routing_that_leads_nowhere(checkpoint: Path, where: dict[str, Any], mes
 
 
 def test_failed_rows_are_tried_again(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rewards.contract.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("rewards.contract.batch.FIRST_WAIT", 0.01)
     write(checkpoint, entry("good"), entry("flaky", retries=1))
     _, rows = trained()
     for row in rows:

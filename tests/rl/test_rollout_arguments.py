@@ -7,7 +7,7 @@ import pytest
 
 import unmask
 from rewards.contract import Reward, RewardError, TrainerState
-from rewards.text import HIDDEN
+from rewards.contract.text import HIDDEN
 from rl.data import DataError, Prompt
 from rl.grading import grade_answers, grade_rollouts
 from rl.progress import Reporter

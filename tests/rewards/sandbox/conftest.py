@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rewards.isolation.levels import ENVIRONMENT
 from rewards.sandbox import Job, Limits, Sandbox, levels
-from rewards.sandbox_levels import ENVIRONMENT
 
 STRONG = ("namespace", "landlock")
 LIMITS = Limits(

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import pytest
 
+from rewards.isolation.watch import tree
 from rewards.sandbox import Job, Sandbox, StdioTest
-from rewards.sandbox_watch import tree
 
 ATTEMPTS = sorted((Path(__file__).parent / "attempts").glob("*.py"))
 NAMES = ("unmask-left", "unmask-planted", "unmask-state")  # of what attempts leave where they can

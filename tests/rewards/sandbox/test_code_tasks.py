@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.code_references import SETS, mutants, references, rows
-from rewards import code_tasks
+from rewards.programs import tasks as code_tasks
 from rewards.sandbox import Job, Limits, Report, Sandbox, best_level
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rewards.isolation.watch import ENTRY, Clock, Usage, disk
 from rewards.sandbox import Job, Limits, Sandbox, StdioTest
-from rewards.sandbox_watch import ENTRY, Clock, Usage, disk
 from tests.rewards.sandbox.conftest import LIMITS
 
 SLOW = "import time\ndef f(x):\n    time.sleep(0.4)\n    return x"

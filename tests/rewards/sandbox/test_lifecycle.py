@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rewards import sandbox_levels
+from rewards.isolation import levels
+from rewards.isolation.watch import tree
 from rewards.sandbox import Job, Report, Sandbox
-from rewards.sandbox_watch import tree
 
 HANGS = """
 import os, time
@@ -147,12 +147,12 @@ def test_folders_of_keepers_that_were_killed_go_with_the_next_keeper(
 ) -> None:
     """Not only those of its own slot: after a crash of many, few may come back."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    holder, own = sandbox_levels.claim_slot()
-    other, held = sandbox_levels.claim_slot()
+    holder, own = levels.claim_slot()
+    other, held = levels.claim_slot()
     with holder:
         with other:
             for name in (f"{own}-a", f"{held}-b", "399-c", "x-d"):
                 (tmp_path / f"unmask-sandbox-{name}").mkdir()
-            found = {Path(folder).name for folder in sandbox_levels.ownerless(own)}
+            found = {Path(folder).name for folder in levels.ownerless(own)}
             assert found == {f"unmask-sandbox-{own}-a", "unmask-sandbox-399-c"}
-        assert len(list(sandbox_levels.ownerless(own))) == 3  # `held` is nobody's now
+        assert len(list(levels.ownerless(own))) == 3  # `held` is nobody's now

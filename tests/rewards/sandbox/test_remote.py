@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import pytest
 
-from rewards import sandbox_remote, sandbox_service
+from rewards.isolation.remote import predicted
+from rewards.isolation.service import _CELL
 from rewards.sandbox import Job, Limits, Remote, Report, Sandbox, SandboxError, StdioTest
 
 LIMITS = Limits(seconds=1.0, start_seconds=5.0, job_seconds=30.0)
@@ -239,18 +240,18 @@ def test_the_level_and_the_service_belong_together() -> None:
 def test_what_is_read_ahead_is_what_tests_ask() -> None:
     job = {"names": ["f", "g"], "setup": "def check(candidate):\n    candidate(9)", "mutation": False,
            "tests": ["assert f(g(1), 2) == f(3)", "check(f)", "assert f(x) or f(*[1])", "assert f(-1, k=[(1,)])"]}  # fmt: skip
-    calls = [(call[1], call[2], call[3]) for call in sandbox_remote.predicted(job, 0)]
+    calls = [(call[1], call[2], call[3]) for call in predicted(job, 0)]
     assert calls == [
         ("g", ["l", 1], ["d"]),
         ("f", ["l", 3], ["d"]),
         ("f", ["l", 9], ["d"]),
         ("f", ["l", -1], ["d", "k", ["l", ["t", 1]]]),
     ]
-    assert len(sandbox_remote.predicted(job, 3)) == 1
+    assert len(predicted(job, 3)) == 1
 
 
 def test_the_notebook_cell_is_python() -> None:
-    cell = sandbox_service._CELL.format(program="print('ü\\n')", stdin="a'\"", seconds=1.5)
+    cell = _CELL.format(program="print('ü\\n')", stdin="a'\"", seconds=1.5)
     stated = {node.value for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Constant)}
     assert {"print('ü\\n')", "a'\"", 1.5} <= stated  # whatever quotes stand in them
 

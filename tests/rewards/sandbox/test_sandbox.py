@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from rewards import sandbox as room
-from rewards import sandbox_levels, sandbox_stdio, sandbox_types, sandbox_watch
+from rewards.isolation import levels, stdio, types, watch
+from rewards.isolation.interpreter import Interpreter
+from rewards.isolation.watch import Clock, Usage
 from rewards.sandbox import Job, Limits, Report, Sandbox, SandboxError, StdioTest
-from rewards.sandbox_process import Interpreter
-from rewards.sandbox_watch import Clock, Usage
 
 
 @pytest.fixture
@@ -235,14 +235,14 @@ def test_a_starved_test_is_the_machines_fault() -> None:
 
 
 def test_usage_sees_processor_time_and_children() -> None:
-    before = sandbox_watch.usage(os.getpid())
+    before = watch.usage(os.getpid())
     end = time.process_time() + 0.15
     while time.process_time() < end:
         pass
-    after = sandbox_watch.usage(os.getpid())
+    after = watch.usage(os.getpid())
     assert after.cpu - before.cpu >= 0.1
     assert after.memory > 1 << 20
-    assert os.getpid() in sandbox_watch.tree(os.getppid())
+    assert os.getpid() in watch.tree(os.getppid())
 
 
 def test_the_jobs_time_is_limited(sandbox_at: Callable[[str], Sandbox]) -> None:
@@ -293,9 +293,9 @@ def test_a_package_that_is_not_there_is_said() -> None:
 
 
 def test_slots_are_held_until_they_are_let_go() -> None:
-    first, one = sandbox_levels.claim_slot()
+    first, one = levels.claim_slot()
     with first:
-        second, two = sandbox_levels.claim_slot()
+        second, two = levels.claim_slot()
         second.close()
         assert one != two
 
@@ -323,7 +323,7 @@ def test_slots_are_held_until_they_are_let_go() -> None:
     ],
 )
 def test_outputs_are_compared_as_stated(ours: str, wanted: str, tolerance: float, same: bool) -> None:
-    assert sandbox_stdio.same_text(ours, wanted, tolerance) is same
+    assert stdio.same_text(ours, wanted, tolerance) is same
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_outputs_are_compared_as_stated(ours: str, wanted: str, tolerance: float
     ],
 )
 def test_types_are_exact(value: object, wanted: object, fits: bool) -> None:
-    assert sandbox_types.matches(value, wanted) is fits
+    assert types.matches(value, wanted) is fits
 
 
 def test_limits_are_frozen_and_sane() -> None:

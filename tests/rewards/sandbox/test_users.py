@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rewards.isolation.levels import FIRST_USER, SLOTS, UIDS, reachable
+from rewards.isolation.watch import tree
 from rewards.sandbox import Job, Sandbox
-from rewards.sandbox_levels import FIRST_USER, SLOTS, UIDS, reachable
-from rewards.sandbox_watch import tree
 
 ROOT = Path(__file__).resolve().parents[3]
 NOBODY = 65534

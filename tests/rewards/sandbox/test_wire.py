@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards import sandbox_wire as wire
+from rewards.isolation import wire
 
 SCALARS = st.one_of(
     st.none(),

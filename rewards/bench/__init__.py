@@ -1,0 +1,1 @@
+"""`unmask reward test`: what any reward is tried with, and what that means."""

@@ -1,0 +1,1 @@
+"""The inside of `rewards.sandbox`: levels, keepers, checkers, and what runs where no test can be seen."""

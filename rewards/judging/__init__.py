@@ -1,0 +1,1 @@
+"""The inside of `rewards.judge`: prompts, verdicts, the endpoint and its cache."""

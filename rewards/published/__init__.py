@@ -1,0 +1,1 @@
+"""Rules of public code, quirks included, in our own words: for comparison only."""
