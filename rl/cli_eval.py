@@ -206,14 +206,14 @@ def compare(
     import json
 
     from rl.compare import compare as run
-    from rl.evaluation_report import show_comparison
+    from rl.compare_report import show
     from rl.run import plain
 
     found = run(a, b, mix=mix)
     if as_json:
         typer.echo(json.dumps(plain(found.plain()), ensure_ascii=False))
     else:
-        show_comparison(found)
+        show(found)
 
 
 def application(guard: Callable[[Any], Any]) -> typer.Typer:

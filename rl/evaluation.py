@@ -14,8 +14,8 @@ from typing import Any
 from rewards.contract import Reward, TrainerState, load_rewards
 from rewards.contract.ready import check_ready
 from rl.data import Prompt
-from rl.evaluation_files import Journal, read_state, write_samples, write_state
-from rl.evaluation_result import Identity, Outcome, summary
+from rl.evaluation_files import Identity, Journal, read_state, write_samples, write_state
+from rl.evaluation_result import Outcome, summary
 from rl.fingerprints import code_digests
 from rl.grading import grade_rollouts
 from rl.progress import Reporter

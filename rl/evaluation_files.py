@@ -1,8 +1,10 @@
-"""The files of an evaluation: a journal that grows batch by batch, and the samples as parquet when it is whole."""
+"""The files of an evaluation: whose they are, a journal that grows batch by batch, and the samples as parquet when it is whole."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,6 @@ from rl.run import plain
 from rl.source import CommandError
 
 if TYPE_CHECKING:
-    from rl.evaluation_result import Identity
     from rl.protocol import Loaded
     from rl.protocol_items import Items
 
@@ -24,6 +25,24 @@ STATE, JOURNAL, SAMPLES, RESULT, SUMMARY = (
 SCORE, REASON = "score/", "reason/"
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What makes two evaluations the same: hashes of the protocol, of the rows asked and of the weights; and the code of its parsers."""
+
+    protocol: str
+    data: str
+    model: str
+    parsers: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """Eight hexadecimal digits for a folder's name. Parsers may change, the answers stay what they are."""
+        return hashlib.sha256(f"{self.protocol} {self.data} {self.model}".encode()).hexdigest()[:8]
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Of which evaluation the folder is: protocol, data, model, parsers. None for a folder of none."""
     try:
@@ -34,7 +53,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         raise CommandError(f"{folder / STATE}: not valid JSON ({error}); name another folder with --out") from error
 
 
-def write_state(folder: Path, who: "Identity") -> None:
+def write_state(folder: Path, who: Identity) -> None:
     replace_text(folder / STATE, json.dumps(who.plain(), indent=2) + "\n")
 
 

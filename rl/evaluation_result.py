@@ -1,6 +1,5 @@
 """What an evaluation found: accuracy by each parser with its interval, pass@k, majority votes, forwards, and all that it depends on."""
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rl.evaluate import interval, pass_at_k
-from rl.evaluation_files import RESULT, SUMMARY, replace_text
+from rl.evaluation_files import RESULT, SUMMARY, Identity, replace_text
 from rl.protocol import Loaded
 from rl.protocol_items import Items, by_prompt
 from rl.run import plain, provenance
@@ -20,24 +19,6 @@ from rl.source import Source
 from rl.statistics import majority_at_k, proportion
 
 Rows = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What makes two evaluations the same: hashes of the protocol, of the rows asked and of the weights; and the code of its parsers."""
-
-    protocol: str
-    data: str
-    model: str
-    parsers: dict[str, str]
-
-    @property
-    def key(self) -> str:
-        """Eight hexadecimal digits for a folder's name. Parsers may change, the answers stay what they are."""
-        return hashlib.sha256(f"{self.protocol} {self.data} {self.model}".encode()).hexdigest()[:8]
-
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
