@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from rl.errors import CommandError
 from rl.evaluate import paired_gain
 from rl.evaluation_files import RESULT, SAMPLES, read_rows
 from rl.evaluation_result import scores_of
 from rl.protocol_items import by_prompt
-from rl.source import CommandError
 from rl.statistics import holm, mcnemar, sign_flip, smallest_seen
 from rollouts.streams import Purpose, stream
 

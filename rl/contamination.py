@@ -11,10 +11,11 @@ from rewards.overlap import KINDS, Keys, Shared, row_keys, shared
 from rl.config_errors import listing, nearest
 from rl.config_schema import HoldOut, PromptConfig, Recipe, Split
 from rl.data import Prompt, PromptSet
+from rl.errors import DataError
 from rl.pairs import PairSet
 from rl.prompts import template_fields
 from rl.run import RunFolder
-from rl.tables import DataError, read_table, source_of
+from rl.tables import read_table, source_of
 
 Row = Mapping[str, Any]
 T = TypeVar("T", PromptSet, PairSet)

@@ -18,7 +18,8 @@ from rewards.contract import Reward, RewardError, TrainerState, load_rewards
 from rewards.contract.ready import check_ready
 from rl.config import Recipe
 from rl.contamination import guard
-from rl.data import DataError, Prompt, PromptSet
+from rl.data import Prompt, PromptSet
+from rl.errors import DataError
 from rl.grading import columns_of, completion_of, graders_of
 from rl.method import forwards
 from rl.pairs import PairSet

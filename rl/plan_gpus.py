@@ -14,12 +14,12 @@ from typing import Any
 
 from rl.capacity import Adapter, Setting, Sizes
 from rl.config import ModelConfig, Recipe, RecipeErrors, load_recipe
+from rl.errors import CommandError
 from rl.hardware import Hardware
 from rl.layout import Choice, Workload, choose, fits
 from rl.method import forwards
 from rl.plan import Network, describe_network, open_network
 from rl.setup import load_preferences, load_sets
-from rl.source import CommandError
 from rollouts.families import Family, ModelError, find_family
 from rollouts.lora import lora_matches
 from rollouts.models import build_decoder

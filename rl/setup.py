@@ -17,7 +17,8 @@ from rl import origin
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.contamination import Overlap, guard
-from rl.data import DataError, Prompt, PromptSet, check_columns, check_completions, load_split
+from rl.data import Prompt, PromptSet, check_columns, check_completions, load_split
+from rl.errors import DataError
 from rl.grading import Mark, graders_of
 from rl.pairs import PairSet, load_pairs
 from rl.reward_checks import answer_problems, column_problems, routing_problems

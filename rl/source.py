@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rl.config import ModelConfig, Recipe, load_recipe
 from rl.config_checks import missing_file
 from rl.config_yaml import read_file
+from rl.errors import CommandError
 from rollouts.families import MADE
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 PARTS = ("best", "warm_start")  # folders of a run that hold weights of their own
-
-
-class CommandError(ValueError):
-    """A command cannot do what it was asked. The message says what, where, and what to do."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import unmask
+from rl.errors import CommandError
 from rl.export import MARKER, ExportOptions, export_run, stated_base
 from rl.measure import measure
 from rl.progress import Reporter
-from rl.source import CommandError, find_source
+from rl.source import find_source
 from rollouts.families import FAMILIES
 from rollouts.models import Policy, load_policy
 from tests.oracles.llada_published import PublishedLLaDA, published_tensors

@@ -9,7 +9,7 @@ import torch
 
 import unmask
 from rl.config import RecipeErrors, load_recipe
-from rl.data import DataError
+from rl.errors import DataError
 from rl.learner import Learner
 from rl.progress import Reporter
 from rl.run import RunFolder, plain, read_jsonl

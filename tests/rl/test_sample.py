@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 import unmask
 from rl.cli import app
+from rl.errors import CommandError
 from rl.live import Trajectory, printable, trajectory_text
 from rl.progress import Reporter
 from rl.prompts import read_prompts
 from rl.sample import follow, sample
-from rl.source import CommandError, find_source
+from rl.source import find_source
 from rollouts.checkpoints import save_policy
 from rollouts.engine import generate
 from rollouts.models import LoraSpec, load_policy, save_adapter
