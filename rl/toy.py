@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl import compatibility
 from rl.config import Command, load_recipe
 from rl.config_errors import COMMAND_LINE, Problem, RecipeErrors, listing
 from rl.config_schema import ModelConfig, Recipe
@@ -129,7 +130,7 @@ def _sizes(recipe: Recipe) -> list[tuple[str, Any, str]]:
         for key, value in shape.items()
     ]
     sampler, group = recipe.rollout.sampler.model_copy(update=shape), min(GROUP, recipe.rollout.group_size)
-    for key, _ in recipe.method.problems(sampler, group):
+    for key, _ in compatibility.problems(recipe.method, sampler, group):
         value = _at(recipe, f"method.{key}")
         if isinstance(value, int) and value > sampler.steps:
             found.append((f"method.{key}", sampler.steps, "no more than there are steps"))
