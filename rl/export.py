@@ -18,7 +18,7 @@ from rollouts.families import FAMILIES, LLADA, MADE, TINY, Family, ModelError, f
 from rollouts.lora import official_adapter
 
 if TYPE_CHECKING:
-    from rollouts.models import Policy
+    from rollouts.policy import Policy
 
 MARKER = ".unmask-export.json"  # says that a folder is an export, and which files in it are ours
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")

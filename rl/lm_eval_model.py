@@ -22,7 +22,7 @@ from rl.evaluation import cut, runs
 from rl.noise import Noise
 from rl.sample import as_asked
 from rl.source import find_source
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import sample_groups
 from rollouts.streams import Purpose, stream

@@ -27,9 +27,11 @@ from rl.reward_checks import answer_problems
 from rl.rollout_arguments import invented_arguments
 from rl.setup import load_preferences, load_sets
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
+from rollouts.decoders import build_decoder
 from rollouts.denoise import CHUNK_NUMBERS
 from rollouts.families import MADE, Family, ModelError, find_family
-from rollouts.models import build_decoder, load_tokenizer, lora_matches, special_ids
+from rollouts.lora import lora_matches
+from rollouts.tokens import load_tokenizer, special_ids
 
 T = TypeVar("T")
 SHOWN_PROMPTS = 2

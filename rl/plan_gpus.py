@@ -20,9 +20,9 @@ from rl.layout import Choice, Workload, choose, fits
 from rl.method import forwards
 from rl.plan import Network, describe_network, open_network
 from rl.setup import load_preferences, load_sets
+from rollouts.decoders import build_decoder
 from rollouts.families import Family, ModelError, find_family
 from rollouts.lora import lora_matches
-from rollouts.models import build_decoder
 from rollouts.published import PUBLISHED
 
 PROMPT_TOKENS = 256  # where the data cannot be read

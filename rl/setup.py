@@ -25,7 +25,9 @@ from rl.reward_checks import answer_problems, column_problems, routing_problems
 from rl.tables import read_table
 from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.families import MADE
-from rollouts.models import LoraSpec, Policy, load_policy
+from rollouts.lora import LoraSpec
+from rollouts.models import load_policy
+from rollouts.policy import Policy
 from rollouts.strategies import Inpaint
 from rollouts.strategy import Here, Sampler
 

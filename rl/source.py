@@ -13,7 +13,7 @@ from rl.errors import CommandError
 from rollouts.families import MADE
 
 if TYPE_CHECKING:
-    from rollouts.models import Policy
+    from rollouts.policy import Policy
 
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"

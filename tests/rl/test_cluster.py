@@ -17,8 +17,9 @@ from rl.learner import Learner
 from rl.masks import PlanKey
 from rl.own_plan import plan_of
 from rl.step import train_step
+from rollouts.checkpoints import save_policy
 from rollouts.law import RAW
-from rollouts.models import load_policy, save_policy
+from rollouts.models import load_policy
 from rollouts.strategy import Here
 from tests.oracles.training import PROMPTS, SPEC, batch_for, preset_of, pull, tiny_folder
 

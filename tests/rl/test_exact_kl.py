@@ -12,7 +12,7 @@ from rl.masks import PlanKey
 from rl.method import Method
 from rl.step import train_step
 from rollouts import law as laws
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.spec import SamplerSpec
 from tests.oracles.training import (
     Weights,

@@ -24,9 +24,10 @@ from rl.progress import Reporter
 from rl.prompts import read_prompts
 from rl.sample import follow, sample
 from rl.source import find_source
-from rollouts.checkpoints import save_policy
+from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.engine import generate
-from rollouts.models import LoraSpec, load_policy, save_adapter
+from rollouts.lora import LoraSpec
+from rollouts.models import load_policy
 from rollouts.spec import SamplerSpec
 from rollouts.streams import Purpose
 from rollouts.tiny import build_tiny

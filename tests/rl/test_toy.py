@@ -16,8 +16,9 @@ from rl.recipes import recipe_names
 from rl.resume import differences
 from rl.run import read_jsonl
 from rl.toy import Change, describe, family_of, toy_overrides, toy_recipe
+from rollouts.checkpoints import save_policy
 from rollouts.families import FAMILIES
-from rollouts.models import load_policy, save_policy
+from rollouts.models import load_policy
 from rollouts.tiny import make
 
 GSM8K = [{"question": f"Two and {n}?", "answer": f"It is {n + 2}.\n#### {n + 2}"} for n in range(12)]
