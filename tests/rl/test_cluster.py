@@ -29,7 +29,8 @@ from ray.exceptions import RayTaskError  # noqa: E402
 
 from rl import sampler_pool  # noqa: E402
 from rl.ahead import DroppedError  # noqa: E402
-from rl.cluster import Cluster, ClusterError, LearnersLostError, cluster_of  # noqa: E402
+from rl.cluster import Cluster, cluster_of  # noqa: E402
+from rl.learners import ClusterError, LearnersLostError  # noqa: E402
 from rl.placement import shares_of  # noqa: E402
 
 # Starting workers takes seconds, longer where other tests run beside it; the first time on a machine DeepSpeed compiles a part of itself.
