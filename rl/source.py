@@ -93,6 +93,8 @@ def find_source(target: str, adapter: Path | None = None) -> Source:
     source = _find(target, adapter)
     if adapter is None:
         return source
+    if source.run is not None:
+        source = replace(source, note=f"{adapter} stands in the place of what {source.run} has trained")
     named = str(read_adapter_config(adapter).get("base_model_name_or_path") or "")
     if not named or named == source.model.path or Path(named).absolute() == Path(source.model.path).absolute():
         return source

@@ -252,6 +252,14 @@ def test_where_weights_come_from(home: Path) -> None:
     assert all(torch.equal(a, b) and not a.requires_grad for a, b in pairs)
 
 
+def test_an_adapter_on_a_run_is_said_to_stand_for_its_weights(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").touch()
+    found = find_source(str(home / "run"), tmp_path)
+    assert found.note == f"{tmp_path} stands in the place of what {home / 'run'} has trained"
+    assert not find_source("tiny", tmp_path).note
+
+
 # -- the canvas -----------------------------------------------------------------------------------------------------
 
 
