@@ -263,7 +263,8 @@ def _empty_columns(subject: Subject, signature: Signature, sample: Sample, pair:
 
 
 def _battery(subject: Subject, data: Data, tried: Sequence[int], layout: str) -> list[checks.Tried]:
-    """Every entry, each in a call of its own. Ends early when calls keep hanging."""
+    """Every entry, each in a call of its own; where that is too slow for all rows together, of one row. Ends early when calls keep
+    hanging."""
     made = entries(layout, [data.golds[row] for row in tried], [data.prompts[row] for row in tried])
     results: list[checks.Tried] = []
     hangs = 0
@@ -273,6 +274,9 @@ def _battery(subject: Subject, data: Data, tried: Sequence[int], layout: str) ->
             continue
         texts = [(at, text) for at, text in enumerate(entry.texts) if text is not None]
         answer = subject.call([data.sample(tried[at], text) for at, text in texts])
+        if answer.hung and len(texts) > 1:
+            texts = texts[:1]
+            answer = subject.call([data.sample(tried[at], text) for at, text in texts])
         hangs += answer.hung
         results.append(checks.Tried(entry, tuple(at for at, _ in texts), answer))
     return results
