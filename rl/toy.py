@@ -122,11 +122,12 @@ def _model(recipe: Recipe) -> list[tuple[str, Any, str]]:
 def _sizes(recipe: Recipe) -> list[tuple[str, Any, str]]:
     """Canvas, steps, batches, updates; and what of the method counts in steps."""
     canvas = CANVAS
-    if recipe.warm_start is not None:  # it has to hold the completions, one token a character
+    holds = recipe.warm_start is not None or recipe.data.preferences is not None
+    if holds:  # completions of the data, one token a character
         canvas = recipe.rollout.canvas * (1 if recipe.model.path in MADE else LETTERS)
     shape = _shrunk(recipe.rollout, canvas)
     found: list[tuple[str, Any, str]] = [
-        ("rollout." + key, value, "" if recipe.warm_start is None else "room for completions, one token a character")
+        ("rollout." + key, value, "room for completions, one token a character" if holds else "")
         for key, value in shape.items()
     ]
     sampler, group = recipe.rollout.sampler.model_copy(update=shape), min(GROUP, recipe.rollout.group_size)

@@ -9,7 +9,7 @@ import pytest
 
 from rewards.contract import Grades, RewardError, TrainerState, grade, load_rewards
 from rewards.contract.graders import Graders
-from tests.oracles.rewards import FILE
+from tests.oracles.rewards import FILE, GROUPS
 
 ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")
 pytest.importorskip("deepspeed", reason="needs the extra 'cluster'")
@@ -70,6 +70,19 @@ def test_workers_give_what_one_process_gives(entries: list[Any], tmp_path: Path)
         with pytest.raises(RewardError, match=r"(?s)reward risky raised ValueError on row 1: no.*completion: 'raise'"):
             graders(rewards, **rows(["a", "raise"]))
         assert workers.replaced == 0
+
+
+def test_a_group_is_not_cut_between_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(GROUPS)
+    batch = {**rows(["a", "bb", "ccc", "dddd", "e", "ff", "ggg"]), "prompts": list("pqpqpqq")}
+    entries = [{"fn": "own.py:rank"}]
+    rewards = load_rewards(entries, base=tmp_path)
+    wanted = grade(rewards, **batch)
+    assert wanted.components["rank"] == [0, 0.0, 1, 1, 0, 0.0, pytest.approx(2 / 3)]
+    for count in (1, 2):
+        workers = RayWorkers(Alone(tmp_path, count), entries)
+        assert plain(Graders(lambda made=workers: made, timeout=60)(rewards, **batch)) == plain(wanted)
 
 
 def test_only_the_row_that_does_it_is_dropped(entries: list[Any], tmp_path: Path) -> None:

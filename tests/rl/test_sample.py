@@ -254,6 +254,27 @@ def test_where_weights_come_from(home: Path) -> None:
     assert all(torch.equal(a, b) and not a.requires_grad for a, b in pairs)
 
 
+def test_an_adapter_on_a_run_is_said_to_stand_for_its_weights(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").touch()
+    found = find_source(str(home / "run"), tmp_path)
+    assert found.note == f"{tmp_path} stands in the place of what {home / 'run'} has trained"
+    assert not find_source("tiny", tmp_path).note
+
+
+def test_the_adapter_of_a_run_leads_to_the_run(tmp_path: Path) -> None:
+    """A model that was made on the spot has no folder that its adapter could name."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/gone"}))
+    (folder / "adapter_model.safetensors").touch()
+    for made in (False, True):
+        with pytest.raises(CommandError, match="the base model of this adapter, /gone, is not here") as raised:
+            find_source(str(folder))
+        assert (f"or name the run that it is of, {tmp_path}" in str(raised.value)) == made
+        (tmp_path / "recipe.yaml").write_text("name: x\n")
+
+
 # -- the canvas -----------------------------------------------------------------------------------------------------
 
 
