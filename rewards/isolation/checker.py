@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from rewards.isolation import wire
 from rewards.isolation.types import matches
 
 DETAIL = 200  # characters
+PUZZLE_DIGITS = 100_000  # of a number that a puzzle reads or writes as text
 ENDED = "the submission's process ended"
 
 
@@ -184,6 +186,7 @@ def _puzzle(job: dict[str, Any], space: dict[str, Any], channel: Channel) -> tup
     sat = space["sat"]
     names = sat.__code__.co_varnames[1 : sat.__code__.co_argcount]
     inputs = dict(zip(names, sat.__defaults__ or ()))
+    sys.set_int_max_str_digits(PUZZLE_DIGITS)  # puzzles are older than Python's limit, and one writes out 5 ** 7012
     wanted = sat.__annotations__.get(sat.__code__.co_varnames[0])
     answer = channel.call(job["names"][0], (), inputs)
     if not matches(answer, wanted):
