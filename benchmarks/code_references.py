@@ -85,7 +85,7 @@ def mutants(code: str, entry: str) -> Iterator[tuple[str, str]]:
     for name, change in (("off by one", _off_by_one), ("negated", _negated), ("minus", _minus)):
         changed = copy.deepcopy(tree)
         body = next(node for node in changed.body if isinstance(node, ast.FunctionDef) and node.name == entry)
-        if any(change(node) for node in ast.walk(body)):
+        if any(change(node) for node in ast.walk(ast.Module(body.body, []))):
             yield name, ast.unparse(changed)
 
 
@@ -113,9 +113,7 @@ def _minus(node: ast.AST) -> bool:
 def constant(job: Job) -> Iterator[tuple[str, str]]:
     """For a puzzle: a program that returns a constant of the type that its `sat` asks for."""
     if job.kind == "puzzle":
-        (sat,) = ast.parse(str(job.tests[0])).body
-        assert isinstance(sat, ast.FunctionDef)
-        wanted = ast.unparse(sat.args.args[0].annotation or ast.Constant(None))
+        wanted = str(job.tests[0]).partition(":")[2].strip()  # def sat(answer: TYPE, ...
         given = next((text for kind, text in CONSTANTS.items() if wanted.startswith(kind)), "0")
         yield "constant", f"def {job.names[0]}(*args, **kwargs):\n    return {given}\n"
 
@@ -123,7 +121,15 @@ def constant(job: Job) -> Iterator[tuple[str, str]]:
 def confirmed(job: Job) -> bool:
     """Whether a puzzle's `sat` is true of what a program returns, asked without the sandbox: the data's own code, a little changed."""
     sat, (entry,) = str(job.tests[0]), job.names
-    lines = ["from typing import List", job.code, sat, "import inspect", "given = inspect.getfullargspec(sat)"]
+    lines = [
+        "import sys",
+        "sys.set_int_max_str_digits(0)",
+        "from typing import List",
+        job.code,
+        sat,
+        "import inspect",
+        "given = inspect.getfullargspec(sat)",
+    ]
     lines += [
         "inputs = dict(zip(given.args[1:], given.defaults or ()))",
         f"assert sat({entry}(**inputs), **inputs) is True",
@@ -215,6 +221,7 @@ def main() -> None:
     parser.add_argument("--parts", type=Path, help="a file that keeps what is done; a second start goes on from it")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    sys.set_int_max_str_digits(0)  # a puzzle holds a number of 8844 digits
     limits = Limits(seconds=options.seconds, job_seconds=300.0, memory_bytes=4 << 30)
     for name in options.sets:
         with Sandbox(options.level, limits, options.workers) as sandbox:

@@ -172,7 +172,8 @@ def packed(value: Any) -> str:
         {"problem_id": "prime_rl_code_1", "task_type": "prime_rl_code", "verification_info": json.dumps({"test_cases": json.dumps(LISTS)})},
         # DeepCoder: primeintellect, lcbv5 and codeforces, taco
         {"problem": "?", "solutions": ["?"], "tests": json.dumps(cases(type="stdin_stdout", fn_name=None))},
-        {"problem": "?", "starter_code": "", "metadata": {"func_name": None}, "tests": json.dumps(cases(testtype="stdin", metadata={"func_name": None}))},
+        {"problem": "?", "starter_code": "", "metadata": {"func_name": None},
+         "tests": json.dumps(cases(testtype="stdin", metadata={"func_name": None}))},
         {"problem": "?", "tests": json.dumps(LISTS)},
         {"problem": "?", "tests": cases(input_type="?")},
         # LiveCodeBench, its tests packed and plain
