@@ -18,6 +18,7 @@ import json
 import pickle
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rewards.sandbox import StdioTest
@@ -25,6 +26,10 @@ from rewards.sandbox import StdioTest
 CALLS = "its tests call a function by JSON (fn_name)"
 PROGRAMS = (None, "", "stdin_stdout", "stdin")  # values of `type` or `testtype`
 LARGEST = 1 << 30  # bytes of packed tests
+_NOT_THAT = (
+    *(ValueError, TypeError, IndexError, SyntaxError, MemoryError, RecursionError, EOFError),
+    *(zlib.error, pickle.UnpicklingError),
+)
 
 
 class NotReadError(Exception):
@@ -74,10 +79,8 @@ def unpacked(value: Any, column: str) -> Any:
     if not value.strip():
         raise NotReadError("the row has no test")
     for read in (json.loads, ast.literal_eval, _packed):
-        try:
+        with suppress(*_NOT_THAT):
             return read(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, zlib.error, pickle.UnpicklingError, EOFError):
-            continue
     raise NotReadError(f"its column {column} is no JSON")
 
 

@@ -216,9 +216,14 @@ def test_acecode_with_its_other_columns() -> None:
     assert job({"id": "2", "question": "?", "tests": ["assert f(1) == 1"]}).tests == ("assert f(1) == 1",)  # AceCode-V2
 
 
-def test_packed_tests_build_nothing_but_data() -> None:
-    trap = base64.b64encode(zlib.compress(pickle.dumps(os.getcwd))).decode()
-    assert "no JSON" in reason({"private_test_cases": trap})
+def test_packed_tests_build_nothing_but_data(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    for pickled in (pickle.dumps(Trap()), pickle.dumps(os.getcwd), pickle.dumps([1])):
+        assert "no JSON" in reason({"private_test_cases": base64.b64encode(zlib.compress(pickled)).decode()})
+    assert not (tmp_path / "made").exists()
     assert "no JSON" in reason({"private_test_cases": packed([])[:-8]})
 
 

@@ -106,7 +106,7 @@ def test_one_that_waits_for_ever_is_cancelled_and_its_neighbours_are_called_once
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_one_that_holds_up_the_loop_is_named_and_its_neighbours_are_called_again(graders: Any, size: int) -> None:
-    quick = {"seconds": 0.1}
+    quick = {"seconds": 0.4}  # more than its rows would get, called one by one
     mark, rewards = graders(entry("one", kwargs=quick), entry("bad", "bad"), entry("two", kwargs=quick), size=size)
     texts = ["a", "bb", "block", "dd"]
     found, seconds = timed(mark, rewards, texts)
