@@ -1,6 +1,6 @@
 """The own solutions of HumanEval, MBPP and P3, and simple mutants of them, through the sandbox: what can be graded, and what slips through.
 
-    .venv/bin/python -m benchmarks.code_references --data ../shared/data              # all rows: three quarters of an hour on 2 cores
+    .venv/bin/python -m benchmarks.code_references --data ../shared/data              # all rows: more than an hour on 2 cores
     .venv/bin/python -m benchmarks.code_references --data ../shared/data --sets mbpp --mutants 0
     .venv/bin/python -m benchmarks.code_references --data ../shared/data --sets p3 --workers 1 --parts p3-parts.jsonl
 
