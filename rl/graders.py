@@ -57,7 +57,7 @@ class RayWorkers:
                 for call in _ready(busy):
                     job, who, _ = busy.pop(call)
                     replies[job] = self._reply(call)
-                    if replies[job].lost:
+                    if replies[job].lost or replies[job].stuck:
                         self._replace(who)
                     free.append(who)
                 for call in [call for call, (_, _, end) in busy.items() if time.monotonic() >= end]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.contract.answers import Answer
+from rewards.contract.answers import Answer, Open
 from rewards.contract.load import load_rewards
 from rewards.contract.ready import check_ready
 from rewards.contract.reward import RewardError
@@ -28,6 +28,6 @@ class RewardWorker:
     def ready(self) -> int:
         return os.getpid()
 
-    def grade(self, orders: Sequence[Order]) -> list[Answer] | RewardError:
+    def grade(self, orders: Sequence[Order]) -> list[Answer | Open] | RewardError:
         """As `rewards.contract.worker.answered`."""
         return answered(self.rewards, orders)

@@ -40,12 +40,14 @@ class Task:
     rows      every argument that has a value per row, by name: prompts, completions, completion_ids, columns, what is asked of rollouts
     numbers   the rows' places in the whole batch, for messages
     state     trainer_state
+    seconds   after which an async call is cancelled; None: never
     """
 
     reward: Reward
     rows: Mapping[str, list[Any]]
     numbers: Sequence[int]
     state: Any = None
+    seconds: float | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -81,6 +83,17 @@ class Answer:
     extras: dict[str, list[Any]] = field(default_factory=dict)
     metrics: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Open:
+    """In the place of an answer: an async call that was not over in its time.
+
+    guilty: whether it is this call that took it, or another that held up the event loop. stuck: the loop is held up still.
+    """
+
+    guilty: bool
+    stuck: bool
 
 
 def assembled(size: int, parts: Sequence[tuple[Sequence[int], Answer]]) -> Answer:

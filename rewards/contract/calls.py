@@ -7,18 +7,17 @@ import copy
 import functools
 import inspect
 import math
-import os
 import re
-import threading
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rewards.contract.answers import Answer, Drop, InfrastructureError, Score, Task, assembled
+from rewards.contract.answers import Answer, Drop, InfrastructureError, Open, Score, Task, assembled
+from rewards.contract.loop import Work, together
 from rewards.contract.reward import FIXED_ARGUMENTS, Reward, RewardError, is_async
 from rewards.contract.text import shorten, storable
 
@@ -41,6 +40,8 @@ class _Call:
     output: list[Any] | InfrastructureError = field(default_factory=list)
     error: BaseException | None = None
     seconds: float = 0.0
+    until: float | None = None  # of an async call: when its time is up, by `time.monotonic`
+    open: Open | None = None  # where it was not over by then
 
     def arguments(self) -> dict[str, Any]:
         """What the function is called with: copies, so that what it does to them changes nothing for anybody else."""
@@ -57,15 +58,24 @@ class _Call:
 
 
 def answer(tasks: Sequence[Task]) -> list[Answer]:
-    """Make every call here, in this process: plain functions in order, then the async ones together. Raises RewardError."""
-    found: dict[int, Answer] = {}
-    for i, task in enumerate(tasks):
-        if not is_async(task.reward.fn):
-            found[i] = _settled(_attempt(_Call(task)))
+    """Make every call here, in this process, however long it takes: as `tried`. No task may have `seconds`."""
+    found = [one for one in tried(tasks) if not isinstance(one, Open)]
+    assert len(found) == len(tasks)
+    return found
+
+
+def tried(tasks: Sequence[Task]) -> list[Answer | Open]:
+    """Make every call here: plain functions in order, then the async ones together, each in the `seconds` of its task from now on.
+    Raises RewardError."""
+    now = time.monotonic()
+    calls = [_Call(task, until=None if task.seconds is None else now + task.seconds) for task in tasks]
+    found: dict[int, Answer | Open] = {}
+    for i, call in enumerate(calls):
+        if not is_async(call.task.reward.fn):
+            found[i] = _settled(_attempt(call))
     waiting = [i for i in range(len(tasks)) if i not in found]
-    if waiting:
-        calls = _in_loop(_gather([_Call(tasks[i]) for i in waiting]))
-        found |= {i: _settled(call) for i, call in zip(waiting, calls, strict=True)}
+    for i, call in zip(waiting, _together([calls[i] for i in waiting]), strict=True):
+        found[i] = _settled(call)
     return [found[i] for i in range(len(tasks))]
 
 
@@ -81,26 +91,34 @@ def _attempt(call: _Call) -> _Call:
     return call
 
 
-async def _attempt_async(call: _Call) -> _Call:
+async def _attempt_async(call: _Call) -> None:
     arguments, started = call.arguments(), time.perf_counter()
     try:
         call.output = _as_list(call, await call.task.reward.fn(**arguments))
     except InfrastructureError as error:
         call.output = error
+    except asyncio.CancelledError as error:
+        if call.until is not None and time.monotonic() >= call.until:
+            raise
+        call.error = error  # not ours: something that the function waited for was cancelled
     except (Exception, SystemExit) as error:  # noqa: BLE001  as above; SystemExit would also end the loop's thread
         call.error = error
     call.seconds = time.perf_counter() - started
-    return call
 
 
-async def _gather(calls: Sequence[_Call]) -> list[_Call]:
-    return await asyncio.gather(*map(_attempt_async, calls))
+def _together(calls: Sequence[_Call]) -> Sequence[_Call]:
+    """Async calls, on this process's loop."""
+    if calls:
+        works = [Work(call, functools.partial(_attempt_async, call), call.until) for call in calls]
+        for call, end in zip(calls, together(works), strict=True):
+            call.open = end
+    return calls
 
 
-def _again(tasks: Sequence[Task]) -> list[_Call]:
+def _again(tasks: Sequence[Task], until: float | None) -> Sequence[_Call]:
     """Calls that share nothing: one after the other, or together if the function is async."""
-    calls = [_Call(task) for task in tasks]
-    return _in_loop(_gather(calls)) if tasks and is_async(tasks[0].reward.fn) else [_attempt(call) for call in calls]
+    calls = [_Call(task, until=until) for task in tasks]
+    return _together(calls) if tasks and is_async(tasks[0].reward.fn) else [_attempt(call) for call in calls]
 
 
 def _copied(value: Any) -> Any:
@@ -123,29 +141,6 @@ def _plain_copy(value: Any) -> Any:
     return {key: _plain_copy(item) for key, item in value.items()} if type(value) is dict else value
 
 
-_loops: dict[int, asyncio.AbstractEventLoop] = {}
-_loops_lock = threading.Lock()
-
-
-def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on this process's reward loop.
-
-    One loop for the whole run, so that a session or a semaphore that an author keeps between calls stays usable; on a
-    thread of its own, so that it also works inside a notebook's loop.
-    """
-    with _loops_lock:
-        loop = _loops.get(os.getpid())  # a forked child inherits the table but not the thread
-        if loop is None:
-            loop = _loops[os.getpid()] = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="unmask-rewards", daemon=True).start()
-    future = asyncio.run_coroutine_threadsafe(work, loop)
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()  # Ctrl-C while a judge is slow
-        raise
-
-
 # -------------------------------------------------------------------------------------------------- reading the outcome
 
 
@@ -160,9 +155,11 @@ class _BrokenError(RewardError):
         return RewardError, (str(self),)
 
 
-def _settled(call: _Call) -> Answer:
+def _settled(call: _Call) -> Answer | Open:
     """The answer that a call gave. An exception, or an output that is none, ends the run, or drops the rows that it is about."""
     name, task = call.task.reward.name, call.task
+    if call.open is not None:
+        return call.open
     if task.reward.on_error == "stop":
         if call.error is not None:
             raise _failure(call, call.error) from call.error
@@ -179,7 +176,10 @@ def _settled(call: _Call) -> Answer:
     if len(units) == 1:
         said = error.short if isinstance(error, _BrokenError) else f"{type(error).__name__}: {error}"
         return Answer([Drop("errors", reason_for(name, said))] * len(task), seconds=call.seconds)
-    alone = [_settled(one) for one in _again([task.part(unit) for unit in units])]
+    found = [_settled(one) for one in _again([task.part(unit) for unit in units], call.until)]
+    if late := [one for one in found if isinstance(one, Open)]:
+        return Open(any(one.guilty for one in late), any(one.stuck for one in late))
+    alone = [one for one in found if not isinstance(one, Open)]
     whole = assembled(len(task), list(zip(units, alone, strict=True)))
     return replace(whole, seconds=call.seconds + sum(one.seconds for one in alone))
 
@@ -301,7 +301,7 @@ def _guilty_row(call: _Call, error: BaseException) -> int | None:
     for unit in call.task.units():
         if time.perf_counter() > deadline:
             break
-        (again,) = _again([call.task.part(unit)])
+        (again,) = _again([call.task.part(unit)], call.until)
         if type(again.error) is type(error):
             return unit[0]
     return None

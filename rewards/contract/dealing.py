@@ -8,6 +8,10 @@ many rows do it. Time in which all that happens is that processes start is not c
 
 A reward that compares the completions for a prompt (`needs_groups`) is dealt whole groups: where this says row, read group for it.
 
+Async functions run together in a process, T being that of the most patient. Each is cancelled shortly before its own T/2 is over, and
+the others lose nothing; its rows then run side by side for T/4 in place of one by one. One that holds up the event loop cannot be
+cancelled: its process ends, those that it kept from answering run again without it for T/4, and its rows one by one for another T/4.
+
 Who owns the processes (this machine: `rewards/contract/graders.py`; Ray) is not known here.
 """
 
@@ -15,19 +19,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from signal import Signals
 from typing import Protocol
 
-from rewards.contract.answers import Answer, Drop, Task, assembled
+from rewards.contract.answers import Answer, Drop, Open, Task, assembled
 from rewards.contract.calls import reason_for, sample
-from rewards.contract.reward import RewardError
+from rewards.contract.reward import RewardError, is_async
 from rewards.contract.text import storable
 
 LEAST = 0.1  # seconds that a single row is given at least
 SHOWN_ROWS = 10
+LEAST_SPARE, MOST_SPARE = 0.15, 2.0  # seconds between the end of an async call and that of its process
 
-Unit = tuple[int, Sequence[int]]  # a task, as its place among the tasks, and places of rows of it
+Unit = tuple[int, Sequence[int]]  # rows of a task, by its place and theirs: what is called together
+Piece = list[Unit]
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,18 @@ class Reply:
     code: None where it hung, or was not begun in time; else the exit status, or minus a signal's number, or words.
     """
 
-    answers: Sequence[Answer] | None = None
+    answers: Sequence[Answer | Open] | None = None
     error: RewardError | None = None
     code: int | str | None = None
 
     @property
     def lost(self) -> bool:
         return self.answers is None and self.error is None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether its process can be used no more, though it answered."""
+        return any(isinstance(one, Open) and one.stuck for one in self.answers or ())
 
 
 class Workers(Protocol):
@@ -59,24 +70,18 @@ class Workers(Protocol):
 
 
 def deal(workers: Workers, tasks: Sequence[Task], timeout: float, say: Callable[[str], None]) -> list[Answer]:
-    """The answers to some tasks, made together. Raises RewardError, that of the first row, where a function did not keep the contract."""
+    """The answers to some tasks, made together. timeout: of rewards that name none. Raises RewardError, that of the first row, where a
+    function did not keep the contract."""
     began = time.monotonic()
-    jobs = _pieces(tasks, workers.size)
-    replies = workers.run([[tasks[i].part(places) for i, places in job] for job in jobs], timeout / 2, float("inf"))
-    _raise_first(replies)
-    parts: list[list[tuple[Sequence[int], Answer]]] = [[] for _ in tasks]
-    alone: list[Unit] = []
-    for job, reply in zip(jobs, replies, strict=True):
-        units = [(i, unit) for i, places in job for unit in _units(tasks[i], places)]
-        if reply.lost and len(units) > 1:
-            alone.extend(units)
-            continue
-        answers = reply.answers or [_dropped(tasks[i], len(places), reply, timeout) for i, places in job]
-        for (i, places), part in zip(job, answers, strict=True):
-            parts[i].append((places, part))
-    for (i, places), part in zip(alone, _one_by_one(workers, tasks, alone, timeout), strict=True):
-        parts[i].append((places, part))
-    found = [assembled(len(task), part) for task, part in zip(tasks, parts, strict=True)]
+    batch = _Batch(workers, tasks, [task.reward.timeout or timeout for task in tasks])
+    held = batch.together(_pieces(tasks, workers.size), 2)
+    if held:
+        again = batch.together(held, 4)
+        batch.alone += [unit for job in again for piece in job for unit in batch.units(*piece)]
+    elif batch.alone:
+        batch.side_by_side()
+    batch.one_by_one()
+    found = [assembled(len(task), part) for task, part in zip(tasks, batch.parts, strict=True)]
     took = time.monotonic() - began
     for i, (task, part) in enumerate(zip(tasks, found, strict=True)):
         if _tell(task, part, say):
@@ -84,9 +89,9 @@ def deal(workers: Workers, tasks: Sequence[Task], timeout: float, say: Callable[
     return found
 
 
-def _pieces(tasks: Sequence[Task], count: int) -> list[list[Unit]]:
+def _pieces(tasks: Sequence[Task], count: int) -> list[Piece]:
     """For each process: which rows of which task. Tasks may differ in rows, and what must not be parted (`Task.units`) stays together."""
-    jobs: list[list[Unit]] = [[] for _ in range(count)]
+    jobs: list[Piece] = [[] for _ in range(count)]
     for i, task in enumerate(tasks):
         full, pieces = (
             -(-len(task) // count),
@@ -101,9 +106,91 @@ def _pieces(tasks: Sequence[Task], count: int) -> list[list[Unit]]:
     return [job for job in jobs if job]
 
 
-def _units(task: Task, places: Sequence[int]) -> list[list[int]]:
-    """Rows of a piece that are called by themselves where the piece is lost."""
-    return [[places[at] for at in unit] for unit in task.part(places).units()]
+@dataclass
+class _Batch:
+    """Tasks while they are dealt. parts: answers so far, for each task; alone: rows
+    that have none, to be called by themselves: one row, or a group that must not be parted."""
+
+    workers: Workers
+    tasks: Sequence[Task]
+    timeouts: Sequence[float]  # of each task
+    parts: list[list[tuple[Sequence[int], Answer]]] = field(init=False)
+    alone: list[Unit] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.parts = [[] for _ in self.tasks]
+
+    def units(self, i: int, places: Sequence[int]) -> list[Unit]:
+        """Rows of a piece as they are called by themselves where the piece is lost."""
+        return [(i, [places[at] for at in unit]) for unit in self.tasks[i].part(places).units()]
+
+    def together(self, jobs: Sequence[Piece], part: int) -> list[Piece]:
+        """Call pieces for the time's `part`-th part. Returns those that other calls held up; others without an answer go to `alone`."""
+        seconds = max(self.timeouts[i] for job in jobs for i, _ in job) / part if jobs else 0.0
+        budget = float("inf") if part == 2 else seconds
+        asked = [[self._limited(i, places, self.timeouts[i] / part) for i, places in job] for job in jobs]
+        replies = self.workers.run(asked, seconds, budget)
+        _raise_first(replies)
+        held: list[Piece] = []
+        for job, reply in zip(jobs, replies, strict=True):
+            held.append([])
+            for (i, places), one in zip(job, reply.answers or [Open(True, True)] * len(job), strict=True):
+                if isinstance(one, Answer):
+                    self.parts[i].append((places, one))
+                elif not one.guilty:
+                    held[-1].append((i, places))
+                elif len(units := self.units(i, places)) > 1 or (reply.lost and len(job) > 1):
+                    self.alone.extend(units)
+                else:
+                    self._drop(i, places, reply)
+        return [job for job in held if job]
+
+    def side_by_side(self) -> None:
+        """The rows of `alone` for a quarter of the time, those of async functions side by side: without an answer, they stay there if
+        that may be another's fault."""
+        jobs: list[Piece] = []
+        for i, task in enumerate(self.tasks):  # one that ends its process takes no other function with it
+            rows = [row for row in self.alone if row[0] == i]
+            count = self.workers.size if is_async(task.reward.fn) else len(rows)
+            jobs += [job for job in (rows[number::count] for number in range(count)) if job]
+        replies = self._rows(jobs)
+        self.alone = []
+        for job, reply in zip(jobs, replies, strict=True):
+            for (i, places), one in zip(job, reply.answers or [None] * len(job), strict=True):
+                if isinstance(one, Answer):
+                    self.parts[i].append((places, one))
+                elif (one is not None and one.guilty) or (one is None and len(job) == 1 and reply.code is not None):
+                    self._drop(i, places, reply)
+                else:
+                    self.alone.append((i, places))
+
+    def one_by_one(self) -> None:
+        """The rows of `alone`, each in a job of its own, for a quarter of the time. What has no answer then is dropped."""
+        replies = self._rows([[row] for row in self.alone])
+        for (i, places), reply in zip(self.alone, replies, strict=True):
+            if reply.answers and isinstance(reply.answers[0], Answer):
+                self.parts[i].append((places, reply.answers[0]))
+            else:
+                self._drop(i, places, reply)
+
+    def _rows(self, jobs: Sequence[Piece]) -> list[Reply]:
+        if not jobs:
+            return []
+        budget = max(self.timeouts[i] for job in jobs for i, _ in job) / 4
+        share = _share(budget, len(jobs), self.workers.size)
+        replies = self.workers.run(
+            [[self._limited(i, places, share) for i, places in job] for job in jobs], share, budget
+        )
+        _raise_first(replies)
+        return replies
+
+    def _limited(self, i: int, places: Sequence[int], seconds: float) -> Task:
+        """Some rows of a task; an async call of them ends in time to be answered before its process is killed."""
+        spare = min(MOST_SPARE, max(LEAST_SPARE, seconds / 10))
+        return replace(self.tasks[i].part(places), seconds=max(seconds / 2, seconds - spare))
+
+    def _drop(self, i: int, places: Sequence[int], reply: Reply) -> None:
+        self.parts[i].append((places, _dropped(self.tasks[i], len(places), reply, self.timeouts[i])))
 
 
 def _raise_first(replies: Sequence[Reply]) -> None:
@@ -113,26 +200,6 @@ def _raise_first(replies: Sequence[Reply]) -> None:
             raise reply.error
 
 
-def _one_by_one(workers: Workers, tasks: Sequence[Task], units: Sequence[Unit], timeout: float) -> list[Answer]:
-    """Answers of rows or groups by themselves, in half the timeout."""
-    if not units:
-        return []
-    jobs = [[tasks[i].part(places)] for i, places in units]
-    found = workers.run(jobs, _share(timeout / 4, len(jobs), workers.size), timeout / 4)
-    _raise_first(found)
-    silent = [at for at, reply in enumerate(found) if reply.lost and reply.code is None]
-    if silent:
-        share = _share(timeout / 4, len(silent), workers.size)
-        again = workers.run([jobs[at] for at in silent], share, timeout / 4)
-        _raise_first(again)
-        for at, reply in zip(silent, again, strict=True):
-            found[at] = reply
-    return [
-        reply.answers[0] if reply.answers else _dropped(tasks[i], len(places), reply, timeout)
-        for (i, places), reply in zip(units, found, strict=True)
-    ]
-
-
 def _share(seconds: float, jobs: int, size: int) -> float:
     """Of each job, where `size` run at a time."""
     return max(LEAST, seconds / max(1, -(-jobs // size)))
@@ -140,7 +207,7 @@ def _share(seconds: float, jobs: int, size: int) -> float:
 
 def _dropped(task: Task, rows: int, reply: Reply, timeout: float) -> Answer:
     name = task.reward.name
-    if reply.code is None:
+    if reply.code is None or reply.answers is not None:
         how = f"did not answer in {timeout:g} s"
     elif isinstance(reply.code, str):
         how = reply.code

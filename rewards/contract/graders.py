@@ -90,9 +90,7 @@ class Graders:
         there = [i for i in range(len(tasks)) if i not in here]
         found = dict(zip(here, answer([tasks[i] for i in here]), strict=True))
         if there:
-            # Of async functions, which are called together, the most patient decides.
-            timeout = max(tasks[i].reward.timeout or self.timeout for i in there)
-            found |= zip(there, deal(self.workers, [tasks[i] for i in there], timeout, self.say), strict=True)
+            found |= zip(there, deal(self.workers, [tasks[i] for i in there], self.timeout, self.say), strict=True)
         return [found[i] for i in range(len(tasks))]
 
     def close(self) -> None:
@@ -131,9 +129,9 @@ class Processes:
         return [self._reply(reply.lines, None if reply.overran else reply.code) for reply in replies]
 
     def _reply(self, lines: Sequence[str], code: int | None) -> Reply:
-        if not lines or not lines[-1].startswith("="):
+        if not lines or lines[-1][:2] not in ("= ", "+ "):
             return Reply(code=code)
-        found = read(lines[-1].removeprefix("= "))
+        found = read(lines[-1][2:])
         return Reply(error=found) if isinstance(found, RewardError) else Reply(answers=found)
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """A process that calls reward functions for `graders.py`, which can kill it. It loads neither torch nor a model of its own.
 
 On standard input, lines of base64 of pickles: first what a recipe's `rewards:` names and the folder that files are relative to, then
-one job a line. On standard output `ready`, then for each job `=` and the pickled answers, or the error that the reward gave.
+one job a line. On standard output `ready`, then for each job `=` and the pickled answers, or the error that the reward gave; `+` and the
+answers where it ends with them, because an async function did not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import os
 import pickle
 import random
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rewards.contract.answers import Answer, Task
-from rewards.contract.calls import answer
+from rewards.contract.answers import Answer, Open, Task
+from rewards.contract.calls import tried
 from rewards.contract.load import load_rewards
 from rewards.contract.reward import Reward, RewardError
 from rewards.math_worker import die_with_parent
@@ -33,25 +35,27 @@ class Order(NamedTuple):
     rows: Mapping[str, list[Any]]
     numbers: Sequence[int]
     state: Any
+    seconds: float | None
 
 
 def ordered(tasks: Sequence[Task]) -> list[Order]:
-    return [Order(task.reward.name, task.rows, task.numbers, task.state) for task in tasks]
+    return [Order(task.reward.name, task.rows, task.numbers, task.state, task.seconds) for task in tasks]
 
 
-def answered(rewards: Mapping[str, Reward], orders: Sequence[Order]) -> list[Answer] | RewardError:
+def answered(rewards: Mapping[str, Reward], orders: Sequence[Order]) -> list[Answer | Open] | RewardError:
     """The answers to some orders, made together, or the first error. Functions that draw from the global streams of `random` or numpy
     draw the same for the same rows, whichever process they run in and whatever it did before."""
-    tasks = [Task(rewards[one.name], one.rows, one.numbers, one.state) for one in orders]
+    tasks = [Task(rewards[one.name], one.rows, one.numbers, one.state, one.seconds) for one in orders]
     words = repr([(one.name, getattr(one.state, "global_step", 0), one.rows["completions"]) for one in orders])
     seed = int.from_bytes(hashlib.sha256(words.encode(errors="surrogatepass")).digest()[:4])
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed)
     try:
-        return [replace(one, extras=_sendable(one.extras)) for one in answer(tasks)]
+        found = tried(tasks)
     except RewardError as error:
         return RewardError(str(error), error.problems)
+    return [one if isinstance(one, Open) else replace(one, extras=_sendable(one.extras)) for one in found]
 
 
 def main() -> None:
@@ -71,7 +75,10 @@ def main() -> None:
     for line in sys.stdin:
         found = answered(rewards, read(line))
         sys.stdout.flush()
-        print("=", written(found), file=replies, flush=True)
+        stuck = isinstance(found, list) and any(isinstance(one, Open) and one.stuck for one in found)
+        print("+" if stuck else "=", written(found), file=replies, flush=True)
+        if stuck:  # a function holds up the event loop, and cannot be stopped in any other way
+            os.killpg(0, signal.SIGKILL)  # with what it has started; the group is this process's own
 
 
 def _go_first() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from rewards.isolation import wire
 from rewards.isolation.types import matches
 
 DETAIL = 200  # characters
+PUZZLE_DIGITS = 100_000  # of a number that a puzzle reads or writes as text
 ENDED = "the submission's process ended"
 
 
@@ -162,11 +164,9 @@ def run(job: dict[str, Any], first: int, channel: Channel, say: Callable[[list[A
 def _test(job: dict[str, Any], test: str, space: dict[str, Any], channel: Channel) -> tuple[bool, str]:
     space = dict(space)  # a test's own names do not reach the next test
     try:
-        program = compile(test, "test", "exec", dont_inherit=True)
         if job["kind"] == "puzzle":
-            exec(program, space)
-            return _puzzle(job, space, channel)
-        exec(program, space)
+            return _puzzle(job, test, space, channel)
+        exec(compile(test, "test", "exec", dont_inherit=True), space)
     except AssertionError as error:
         return False, "wrong" if "of_submission" not in error.__dict__ else f"raised {_told(error)}"
     except BaseException as error:  # noqa: BLE001  SystemExit of a test is no pass, either
@@ -179,13 +179,21 @@ def _test(job: dict[str, Any], test: str, space: dict[str, Any], channel: Channe
     return True, "passed"
 
 
-def _puzzle(job: dict[str, Any], space: dict[str, Any], channel: Channel) -> tuple[bool, str]:
-    """`sat(answer, ...)` of the data set on `sol(...)`, which gets the defaults of sat's other parameters."""
+def _puzzle(job: dict[str, Any], test: str, space: dict[str, Any], channel: Channel) -> tuple[bool, str]:
+    """`sat(answer, ...)` of the data set on `sol(...)`, which gets the defaults of sat's other parameters.
+
+    Puzzles are older than Python's limit to numbers in text: one holds a number of 8844 digits, another writes out 5 ** 7012. For a reply
+    the limit holds, since no number in one has more than 19 digits.
+    """
+    sys.set_int_max_str_digits(PUZZLE_DIGITS)
+    exec(compile(test, "test", "exec", dont_inherit=True), space)
     sat = space["sat"]
     names = sat.__code__.co_varnames[1 : sat.__code__.co_argcount]
     inputs = dict(zip(names, sat.__defaults__ or ()))
     wanted = sat.__annotations__.get(sat.__code__.co_varnames[0])
+    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
     answer = channel.call(job["names"][0], (), inputs)
+    sys.set_int_max_str_digits(PUZZLE_DIGITS)
     if not matches(answer, wanted):
         return False, f"wrong: its type is not {getattr(wanted, '__name__', wanted)}"[:DETAIL]
     return (True, "passed") if sat(answer, **inputs) is True else (False, "wrong")

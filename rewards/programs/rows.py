@@ -5,10 +5,12 @@
 | `test_list`, with `test_setup_code`, `test_imports`, `code` where there | MBPP, full and sanitized |
 | `test_list` with `test`, a script | MBPP+ on the Hub |
 | `tests` or `test_cases`: a list of assert statements | AceCode-87K; your own |
-| `test`: a module of pytest functions, with `from solution import ...`; `solution` | KodCode |
+| `test`: a module of pytest functions, with `from solution import ...` or without; `solution`, `test_info` | KodCode |
 | `test`: a module with `check(candidate)`, and `entry_point` | HumanEval, HumanEval+ on the Hub |
 | `inputs`, `outputs`: lists of texts; or both in the JSON text `input_output` | TACO, APPS |
-| `verification_info`: `language`, `test_cases` with `type`, `input`, `output` | PrimeIntellect's and open-r1's problems |
+| `verification_info`: `language`, `test_cases` as `rewards/programs/pairs.py` says | PrimeIntellect's and open-r1's problems |
+| `tests`: test cases of whole programs, as JSON | DeepCoder |
+| `public_test_cases`, `private_test_cases` | LiveCodeBench |
 | `base_input`, `plus_input`, `entry_point`, `canonical_solution`, `atol` | HumanEval+ and MBPP+ as EvalPlus publishes them |
 | `sat`, a function's source; `sol_header`, `sol_bodies` where there | P3 |
 
@@ -19,23 +21,24 @@ from __future__ import annotations
 
 import ast
 import builtins
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rewards.programs.pairs import CALLS, NotReadError, pairs, unpacked
 from rewards.programs.tasks import humaneval_job, humaneval_plus_job, mbpp_plus_job, p3_job
 from rewards.programs.text import parse
 from rewards.sandbox import Job, StdioTest
 
 COLUMNS = (
     *("test_list", "tests", "test_cases", "base_input", "test", "inputs", "input_output", "verification_info", "sat"),
+    *("public_test_cases", "private_test_cases"),
 )  # fmt: skip
 # All columns that are read.
 READ = (
     *COLUMNS, *("test_setup_code", "test_imports", "code", "setup", "reference", "entry_point"),
-    *("task_id", "outputs", "solution", "canonical_solution", "prompt", "plus_input", "atol", "sol_header", "sol_bodies"),
+    *("task_id", "outputs", "solution", "canonical_solution", "prompt", "plus_input", "atol", "sol_header", "sol_bodies", "test_info"),
 )  # fmt: skip
 ID_COLUMNS = ("task_id", "question_id", "id", "problem_id", "name")
 _NO_DEFINITIONS = (ast.Expr, ast.Import, ast.ImportFrom)
@@ -48,10 +51,6 @@ class Unfit:
     reason: str
 
 
-class _Unfit(Exception):
-    """Raised while a row is read; the message is the reason."""
-
-
 def job_of(row: Mapping[str, Any], *, max_tests: int | None = None) -> Job | Unfit | None:
     """What is to be checked for a row, the program left out; why nothing can be; None where the row holds no tests.
 
@@ -62,7 +61,7 @@ def job_of(row: Mapping[str, Any], *, max_tests: int | None = None) -> Job | Unf
         return None
     try:
         job = _READERS[column](row, column)
-    except _Unfit as problem:
+    except NotReadError as problem:
         return Unfit(str(problem))
     if not job.tests:
         return Unfit("the row has no test")
@@ -84,10 +83,12 @@ def entry_point(job: Job) -> str | None:
 
 
 def _asserts(row: Mapping[str, Any], column: str) -> Job:
-    """MBPP, AceCode and rows of the user's own: a list of statements, each a test."""
+    """MBPP, AceCode and rows of the user's own: a list of statements, each a test; DeepCoder's `tests` are those of whole programs."""
+    if column == "tests" and (found := _cases(row[column])) is not None:
+        return _program(pairs(found))
     tests = _texts(row[column], column)
     if not tests:
-        raise _Unfit("the row has no test")
+        raise NotReadError("the row has no test")
     if column == "test_list":
         imports = "\n".join(_texts(row.get("test_imports") or [], "test_imports"))
         setup, reference = f"{imports}\n{row.get('test_setup_code') or ''}".strip(), row.get("code")
@@ -99,6 +100,17 @@ def _asserts(row: Mapping[str, Any], column: str) -> Job:
     _check_boundary(setup, tests, names, reference)
     setup = "\n".join([*(f"import {module}" for module in modules), setup])
     return Job("", "function", "", tests, names, _plain(setup), _plain(reference) if reference else None)
+
+
+def _cases(value: Any) -> Any:
+    """Tests of a whole program that stand in the column `tests`, or None."""
+    try:
+        value = unpacked(value, "tests")
+    except NotReadError:
+        return None
+    found = [value] if isinstance(value, Mapping) else value
+    is_list = isinstance(found, Sequence) and not isinstance(found, str)
+    return value if is_list and found and all(isinstance(one, Mapping) for one in found) else None
 
 
 def _called(sources: Sequence[str], reference: str | None, given: str | None) -> tuple[tuple[str, ...], list[str]]:
@@ -122,27 +134,27 @@ def _called(sources: Sequence[str], reference: str | None, given: str | None) ->
     if given and given not in names:
         names.append(given)
     if not names:
-        raise _Unfit("its tests call no function of the program")
+        raise NotReadError("its tests call no function of the program")
     return tuple(names), modules
 
 
 def _check_boundary(setup: str, tests: Sequence[str], names: Sequence[str], reference: str | None) -> None:
-    """Raise _Unfit where tests hand the program, or want from it, what is no plain data, as far as their text shows it.
+    """Raise NotReadError where tests hand the program, or want from it, what is no plain data, as far as their text shows it.
 
     Tests and program run in two processes; between them go numbers, strings, containers and exceptions.
     """
     at_once = [node for node in _tree(setup).body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     if any(isinstance(node, ast.Name) and node.id in names for one in at_once for node in ast.walk(one)):
-        raise _Unfit("the code that its tests need uses the program")
+        raise NotReadError("the code that its tests need uses the program")
     classes = {node.name for node in (_tree(reference).body if reference else ()) if isinstance(node, ast.ClassDef)}
     if classes & set(names):
-        raise _Unfit("its tests make objects of a class of the program")
+        raise NotReadError("its tests make objects of a class of the program")
     for tree in map(_tree, tests):
         for node in ast.walk(tree):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names):
                 continue
             if any(map(_is_callable, [*node.args, *(keyword.value for keyword in node.keywords)])):
-                raise _Unfit("its tests hand a function or a type to the program")
+                raise NotReadError("its tests hand a function or a type to the program")
 
 
 def _is_callable(node: ast.expr) -> bool:
@@ -175,7 +187,7 @@ def _defined(source: str) -> set[str]:
     """Names that a reference solution defines at its top level, imports aside; none if it does not parse."""
     try:
         body = _tree(source).body
-    except _Unfit:
+    except NotReadError:
         return set()
     return set().union(*map(_bound, [ast.Module([node], []) for node in body if not isinstance(node, _NO_DEFINITIONS)]))
 
@@ -187,7 +199,7 @@ def _module(row: Mapping[str, Any], column: str) -> Job:
     """HumanEval's `check(candidate)`, or KodCode's functions for pytest."""
     source = row[column]
     if not isinstance(source, str):
-        raise _Unfit(f"its column {column} is no text")
+        raise NotReadError(f"its column {column} is no text")
     tree = _tree(source)
     if any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body) and row.get("entry_point"):
         return _humaneval(row, source)
@@ -205,11 +217,11 @@ def _evalplus(row: Mapping[str, Any], column: str) -> Job:
     """EvalPlus's inputs, with what its canonical solution gives for them. They stand in `row` as its files hold them."""
     missing = [name for name in ("plus_input", "entry_point", "canonical_solution", "atol") if row.get(name) is None]
     if missing or not isinstance(row.get("task_id"), str):
-        raise _Unfit(f"it lacks EvalPlus's column {(*missing, 'task_id')[0]}")
+        raise NotReadError(f"it lacks EvalPlus's column {(*missing, 'task_id')[0]}")
     if row["task_id"].startswith("Mbpp/"):
         return mbpp_plus_job(row, "")
     if not row.get("prompt"):
-        raise _Unfit("it lacks the column prompt, which its solution goes on from")
+        raise NotReadError("it lacks the column prompt, which its solution goes on from")
     return humaneval_plus_job(row, "")
 
 
@@ -224,16 +236,29 @@ def _pytest(row: Mapping[str, Any], tree: ast.Module) -> Job:
     cases = [node for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
     for node in ast.walk(ast.Module(body, [])):  # type: ignore[arg-type]
         if isinstance(node, (ast.Import, ast.ImportFrom)) and "solution" in ast.unparse(node).replace(",", " ").split():
-            raise _Unfit("its tests import the program as a module")
+            raise NotReadError("its tests import the program as a module")
     if any(isinstance(node, ast.ClassDef) and node.name.startswith("Test") for node in body):
-        raise _Unfit("its tests are methods of a class")
+        raise NotReadError("its tests are methods of a class")
     if any(case.decorator_list or case.args.args for case in cases):
-        raise _Unfit("its tests need pytest's fixtures or parameters")
+        raise NotReadError("its tests need pytest's fixtures or parameters")
     if not names or "*" in names:
-        raise _Unfit("its tests do not say which functions they call")
+        names = _offered(row, body)
     setup = "\n".join(ast.unparse(node) for node in body if node not in cases)
     tests = tuple(f"{ast.unparse(case)}\n{case.name}()" for case in cases)
     return Job("", "function", "", tests, tuple(dict.fromkeys(names)), setup, row.get("solution"))
+
+
+def _offered(row: Mapping[str, Any], body: Sequence[ast.stmt]) -> list[str]:
+    """Functions of the program that tests use without saying where they are from: those of `test_info` and of the solution."""
+    found = _defined(row.get("solution") or "")
+    if isinstance(infos := row.get("test_info"), Sequence) and not isinstance(infos, str):
+        found |= {str(one.get("function_name")) for one in infos if isinstance(one, Mapping)}
+    module = ast.Module(list(body), [])
+    used = [node.id for node in ast.walk(module) if isinstance(node, ast.Name)]
+    names = [name for name in dict.fromkeys(used) if name in found - _bound(module)]
+    if not names:
+        raise NotReadError("its tests do not say which functions they call")
+    return names
 
 
 # ---------------------------------------------------------------------------------------------------------- whole programs
@@ -241,36 +266,26 @@ def _pytest(row: Mapping[str, Any], tree: ast.Module) -> Job:
 
 def _lists(row: Mapping[str, Any], column: str) -> Job:
     """TACO and APPS: `inputs` and `outputs`, in columns of their own or in the JSON text `input_output`."""
-    cell = _mapping(row[column], column) if column == "input_output" else row
-    if cell.get("fn_name"):
-        raise _Unfit("its tests call a function by JSON (fn_name)")
-    inputs, outputs = cell.get("inputs"), cell.get("outputs")
-    if not isinstance(inputs, Sequence) or not isinstance(outputs, Sequence) or len(inputs) != len(outputs):
-        raise _Unfit("its inputs and outputs do not pair up")
-    pairs = tuple(StdioTest(_lines(given), _lines(wanted)) for given, wanted in zip(inputs, outputs, strict=True))
-    return Job("", "stdio", "", pairs)
+    return _program(pairs(_mapping(row[column], column) if column == "input_output" else row))
 
 
 def _verification(row: Mapping[str, Any], column: str) -> Job:
     cell = _mapping(row[column], column)
     if cell.get("language", "python") not in ("python", "python3"):
-        raise _Unfit("its language is not Python")
-    cases = cell.get("test_cases")
-    if not isinstance(cases, Sequence) or not all(isinstance(case, Mapping) for case in cases):
-        raise _Unfit("its verification_info holds no list of test_cases")
-    if any(case.get("type", "stdin_stdout") != "stdin_stdout" for case in cases):
-        raise _Unfit("its tests are not of the type stdin_stdout")
-    pairs = tuple(StdioTest(_lines(case.get("input")), _lines(case.get("output"))) for case in cases)
-    return Job("", "stdio", "", pairs)
+        raise NotReadError("its language is not Python")
+    if cell.get("fn_name"):
+        raise NotReadError(CALLS)
+    return _program(pairs(unpacked(cell.get("test_cases"), column)))
 
 
-def _lines(value: Any) -> str:
-    """Text of standard input or output; a list is its lines."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence) and all(isinstance(line, str) for line in value):
-        return "\n".join(value)
-    raise _Unfit("an input or output is no text")
+def _live(row: Mapping[str, Any], column: str) -> Job:
+    """LiveCodeBench: the tests that its problems show, then the others."""
+    cells = [row[name] for name in ("public_test_cases", "private_test_cases") if row.get(name)]
+    return _program(tuple(test for cell in cells for test in pairs(unpacked(cell, column))))
+
+
+def _program(tests: tuple[StdioTest, ...]) -> Job:
+    return Job("", "stdio", "", tests)
 
 
 # ------------------------------------------------------------------------------------------------------------------ puzzles
@@ -279,7 +294,7 @@ def _lines(value: Any) -> str:
 def _puzzle(row: Mapping[str, Any], column: str) -> Job:
     """P3: `sol` has to return something for which `sat` is True."""
     if not isinstance(row[column], str):
-        raise _Unfit(f"its column {column} is no text")
+        raise NotReadError(f"its column {column} is no text")
     return p3_job({"sol_header": "", "sol_bodies": [], **row, "name": "", column: _plain(row[column])}, "")
 
 
@@ -295,23 +310,21 @@ _READERS: dict[str, Callable[[Mapping[str, Any], str], Job]] = {
     "input_output": _lists,
     "verification_info": _verification,
     "sat": _puzzle,
+    "public_test_cases": _live,
+    "private_test_cases": _live,
 }
 
 
 def _texts(value: Any, column: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
-        raise _Unfit(f"its column {column} is no list of texts")
+        raise NotReadError(f"its column {column} is no list of texts")
     return tuple(_plain(item) for item in value)
 
 
 def _mapping(value: Any, column: str) -> Mapping[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise _Unfit(f"its column {column} is no JSON") from None
+    value = unpacked(value, column)
     if not isinstance(value, Mapping):
-        raise _Unfit(f"its column {column} holds no mapping")
+        raise NotReadError(f"its column {column} holds no mapping")
     return value
 
 
@@ -319,7 +332,7 @@ def _tree(source: str) -> ast.Module:
     try:
         return parse(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise _Unfit("its tests are no Python") from None
+        raise NotReadError("its tests are no Python") from None
 
 
 def _plain(text: str) -> str:

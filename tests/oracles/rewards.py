@@ -41,6 +41,12 @@ async def judge_hangs(completions, **kwargs):
     return [1.0 for _ in completions]
 
 
+async def judge_blocks(completions, **kwargs):
+    if "hang" in completions:
+        time.sleep(600)
+    return [1.0 for _ in completions]
+
+
 loops, calls = set(), []
 
 

@@ -1,6 +1,10 @@
 """Which columns hold tests and how they are read: one row of each data set, and rows that nobody can be graded on."""
 
+import base64
 import json
+import os
+import pickle
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +144,89 @@ def test_verification_info() -> None:
         assert job({"problem_id": "p", "verification_info": value}).tests == (StdioTest("1", "2"),)
 
 
+PAIRS = (StdioTest("1\n", "2\n"), StdioTest("3", "4"))
+LISTS = {"inputs": ["1\n", "3"], "outputs": ["2\n", "4"]}
+
+
+def cases(**kind: Any) -> list[dict[str, Any]]:
+    return [{"input": given, "output": wanted, **kind} for given, wanted in PAIRS]
+
+
+def packed(value: Any) -> str:
+    """As LiveCodeBench packs private tests."""
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(value)))).decode()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        # TACO and APPS: JSON, beside columns that are not read
+        {"question": "?", "solutions": '["print(1)"]', "starter_code": "", "input_output": json.dumps(LISTS), "difficulty": "EASY"},
+        {"input_output": json.dumps({**LISTS, "fn_name": None})},
+        # PrimeIntellect's problems on the Hub: the text of a Python literal
+        {"problem_id": "vcp_1", "gold_standard_solution": "?", "metadata": "{}",
+         "verification_info": repr({"language": "python", "test_cases": cases(type="stdin_stdout", fn_name=None)})},
+        # open-r1's: a struct
+        {"problem_id": "vcp_1", "verification_info": {"language": "python", "test_cases": cases(type="stdin_stdout", fn_name=None)}},
+        # SYNTHETIC-2: JSON in JSON
+        {"problem_id": "prime_rl_code_1", "task_type": "prime_rl_code", "verification_info": json.dumps({"test_cases": json.dumps(LISTS)})},
+        # DeepCoder: primeintellect, lcbv5 and codeforces, taco
+        {"problem": "?", "solutions": ["?"], "tests": json.dumps(cases(type="stdin_stdout", fn_name=None))},
+        {"problem": "?", "starter_code": "", "metadata": {"func_name": None},
+         "tests": json.dumps(cases(testtype="stdin", metadata={"func_name": None}))},
+        {"problem": "?", "tests": json.dumps(LISTS)},
+        {"problem": "?", "tests": cases(input_type="?")},
+        # LiveCodeBench, its tests packed and plain
+        {"question_id": "1_A", "platform": "codeforces", "starter_code": "", "metadata": "{}",
+         "public_test_cases": json.dumps(cases(testtype="stdin")[:1]), "private_test_cases": packed(cases(testtype="stdin")[1:])},
+        {"public_test_cases": json.dumps(cases(testtype="stdin")[:1]), "private_test_cases": json.dumps(cases(testtype="stdin")[1:])},
+        {"public_test_cases": "", "private_test_cases": packed(cases(testtype="stdin"))},
+        {"public_test_cases": "[]", "private_test_cases": packed(cases(testtype="stdin"))},
+    ],
+)  # fmt: skip
+def test_whole_programs_in_the_shapes_that_public_code_reads(row: dict[str, Any]) -> None:
+    found = job(row)
+    assert (found.kind, found.tests, found.names) == ("stdio", PAIRS, ())
+
+
+def test_kodcode_whose_tests_import_nothing() -> None:
+    """Its pipeline puts `from solution import *` before the tests that it stores."""
+    info = [
+        {"function_name": "count", "parameter_list": "(x)", "function_declaration": "def count(x):", "docstring": None}
+    ]
+    plain = {**KODCODE, "test": str(KODCODE["test"]).partition("\n")[2], "test_info": info}
+    assert job(plain) == job(KODCODE)
+    assert job({**plain, "test": f"from solution import *\n{plain['test']}"}) == job(KODCODE)
+    assert job({**plain, "solution": None}).names == ("count",)
+    assert job({**plain, "test_info": None}).names == ("count",)
+    assert "which functions" in reason({**plain, "test_info": None, "solution": None})
+    assert "which functions" in reason({**plain, "test": "def test_a():\n    count = len\n    assert count([]) == 0"})
+
+
+def test_acecode_with_its_other_columns() -> None:
+    row = {
+        "id": "oss_1",
+        "source": "oss",
+        "question": "?",
+        "test_cases": ["assert f(1) == 1"],
+        "inferences": [{"model_name": "m", "completion_id": 0, "completion": "?", "pass_rate": 0.5, "test_results": [1]}],
+        "context_messages": [[{"content": "?", "role": "user"}]],
+    }  # fmt: skip
+    assert job(row).tests == ("assert f(1) == 1",)
+    assert job({"id": "2", "question": "?", "tests": ["assert f(1) == 1"]}).tests == ("assert f(1) == 1",)  # AceCode-V2
+
+
+def test_packed_tests_build_nothing_but_data(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    for pickled in (pickle.dumps(Trap()), pickle.dumps(os.getcwd), pickle.dumps([1])):
+        assert "no JSON" in reason({"private_test_cases": base64.b64encode(zlib.compress(pickled)).decode()})
+    assert not (tmp_path / "made").exists()
+    assert "no JSON" in reason({"private_test_cases": packed([])[:-8]})
+
+
 def test_a_row_of_another_task_holds_no_tests() -> None:
     assert job_of({"question": "1+1?", "answer": "2"}) is None
     assert job_of({"test_list": None, "inputs": None, "answer": "2"}) is None
@@ -175,6 +262,14 @@ def test_a_row_of_another_task_holds_no_tests() -> None:
         ({"verification_info": {"language": "cpp", "test_cases": []}}, "not Python"),
         ({"verification_info": {"test_cases": [{"type": "function_call"}]}}, "not of the type"),
         ({"verification_info": {"test_cases": None}}, "no list"),
+        ({"verification_info": {"fn_name": "f", "test_cases": json.dumps({"inputs": ["1"], "outputs": ["1"]})}}, "fn_name"),
+        ({"verification_info": {"test_cases": [{"type": "function_call", "fn_name": "f"}]}}, "fn_name"),
+        ({"tests": '[{"input": "1", "output": "1", "testtype": "functional"}]'}, "fn_name"),
+        ({"tests": '{"fn_name": "f", "inputs": [[1]], "outputs": [1]}'}, "fn_name"),
+        ({"tests": '["assert f(1)"]'}, "no list of texts"),
+        ({"public_test_cases": '[{"input": "1", "output": "1", "testtype": "functional"}]'}, "fn_name"),
+        ({"public_test_cases": "[]", "private_test_cases": ""}, "no test"),
+        ({"input_output": ""}, "no test"),
         ({"sat": 3}, "no text"),
     ],
 )  # fmt: skip

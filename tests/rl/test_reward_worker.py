@@ -1,5 +1,6 @@
 """Grading in Ray's workers: what one process gives, whatever their number; a row that kills or hangs its worker is dropped alone."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,7 +82,7 @@ def test_a_group_is_not_cut_between_workers(tmp_path: Path, monkeypatch: pytest.
     wanted = grade(rewards, **batch)
     assert wanted.components["rank"] == [0, 0.0, 1, 1, 0, 0.0, pytest.approx(2 / 3)]
     for count in (1, 2):
-        workers = RayWorkers(Alone(tmp_path, count), entries)
+        workers = RayWorkers(alone(tmp_path, count), entries)
         assert plain(Graders(lambda made=workers: made, timeout=60)(rewards, **batch)) == plain(wanted)
 
 
@@ -100,6 +101,25 @@ def test_only_the_row_that_does_it_is_dropped(entries: list[Any], tmp_path: Path
     ]
     assert workers.replaced >= 4  # with the piece, and alone
     assert graders(rewards, **rows(["a"])).total == [2.5]  # and the workers are well again
+
+
+@pytest.mark.parametrize("how", ["judge_hangs", "judge_blocks"])
+def test_an_async_reward_that_hangs_costs_its_neighbour_nothing(entries: list[Any], tmp_path: Path, how: str) -> None:
+    entries = [entries[2], {"fn": f"own.py:{how}"}]
+    rewards, said = load_rewards(entries, base=tmp_path), []
+    workers = RayWorkers(alone(tmp_path, 1), entries)
+    graders = Graders(lambda: workers, timeout=6.0, say=said.append)
+    began = time.monotonic()
+    found = graders(
+        rewards, **rows(["a", "b", "hang"])
+    )  # last: a process of Ray's may start for longer than is left to the others
+    assert time.monotonic() - began < 25  # its time, and processes that start
+    assert found.components == {"judge": [1.0, 1.0, 4.0], how: [1.0, 1.0, None]}
+    assert found.dropped == [None, None, f"reward {how}: {HUNG}"]
+    assert said[0].startswith(f"reward {how}: {HUNG}: row 2 of 3 dropped")
+    assert "row 2 completion: 'hang'" in said[0]
+    assert workers.replaced == {"judge_hangs": 0, "judge_blocks": 2}[how]
+    assert graders(rewards, **rows(["a"])).total == [2.0]
 
 
 def test_workers_are_free_again_when_grading_is_interrupted(

@@ -129,6 +129,24 @@ def test_typed_inputs_of_mbpp_plus() -> None:
     assert typed(3, [[1]]) == [[1]]
 
 
+def test_puzzles_with_numbers_of_many_digits(sandbox: Sandbox) -> None:
+    """A literal of 5000 digits in `sat` and in the solution's head; sat writes out a number of 6000 digits."""
+    number = "7" * 5000
+    row = {
+        "name": "Long:0",
+        "sat": f"def sat(s: str, n={number}, k=6000):\n    return s == str(n + 1) and len(str(10 ** k)) == k + 1",
+        "sol_header": f"def sol(n={number}, k=6000):",
+        "sol_bodies": ["    return str(n + 1)"],
+    }
+    good, none, short = (
+        code_tasks.p3_job(row, code)
+        for code in ("def sol(n, k): return str(n + 1)", "def sol(n, k): return None", "def sol(n, k): return str(n)")
+    )
+    reports = sandbox.check([good, none, short])
+    assert [report.ungradable for report in reports] == [None] * 3
+    assert [report.solved for report in reports] == [True, False, False]
+
+
 def test_names_that_tests_call() -> None:
     tests = ["assert f(g(1)) == helper(2)", "x = len(f(1))\nassert x.bit_length() == math.sqrt(4)"]
     assert code_tasks.called_names(tests, "import math\ndef helper(n): return n") == ("f", "g")
