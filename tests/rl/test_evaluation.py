@@ -270,7 +270,7 @@ def test_a_data_set_of_another_size_is_a_change(home: Path, tmp_path: Path) -> N
         (
             f"prompt.template={'x' * 25}{{note}}",
             DataError,
-            "14 of 24 rows cannot be asked: 14 prompt longer than 32 tokens",
+            "14 of 24 rows cannot be asked: prompt longer than 32 tokens .14 rows.",
         ),
         ("parsers=[gsm8k.correct]", DataError, "parser gsm8k.correct needs a column 'answer'"),
         ("parsers=[gsm8k.corect]", RewardError, "gsm8k.correct"),
