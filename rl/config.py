@@ -54,7 +54,7 @@ __all__ = [
     "load_recipe",
 ]
 
-Command = Literal["train", "sft"]
+Command = Literal["train", "sft", "pairs"]
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _ROUNDS = 6  # of repairing a broken recipe far enough to run the checks between sections, too
 
@@ -72,7 +72,7 @@ def load_recipe(
     overrides  ``"optim.lr=1e-4"``; values are read as YAML, list items have numbers (``rewards.0.weight=0``)
     provided   what the caller passes as Python objects, so that the recipe need not name it: ``data.train``,
                ``data.eval``, ``rewards``
-    command    what the recipe is for: ``train`` needs rewards and prompts, ``sft`` needs ``warm_start``
+    command    what the recipe is for: ``train`` needs rewards and prompts, ``sft`` needs ``warm_start``, ``pairs`` chooses no checkpoint
 
     Local files are looked for beside the recipe, then in the working folder (those named in `overrides`: in the working
     folder alone), and become absolute paths, so that the resolved recipe can be moved. Raises RecipeErrors, holding

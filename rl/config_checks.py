@@ -61,7 +61,8 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
             # What goes together with what hangs on all of these: where one could not be read, a default stands in for it.
             yield _split(f"method.{key}", message, (*involved, "method.estimator", "method.objective"))
     yield from _strategy(recipe)
-    yield from _choosing(recipe)
+    if command == "train":
+        yield from _choosing(recipe)
     yield from (Check(*found) for found in cluster_problems(recipe))
     absent = missing(recipe.track.sinks)
     if absent:

@@ -72,7 +72,13 @@ def test_a_core_package_that_is_missing_or_old(
 
 @pytest.mark.parametrize(
     ("package", "extra"),
-    [("ray", "cluster"), ("bitsandbytes", "quant"), ("lm-eval", "eval"), ("reasoning-gym", "tasks"), ("openai", "judge")],
+    [
+        ("ray", "cluster"),
+        ("bitsandbytes", "quant"),
+        ("lm-eval", "eval"),
+        ("reasoning-gym", "tasks"),
+        ("openai", "judge"),
+    ],
 )
 def test_an_extra_is_there_with_its_version_or_named(monkeypatch: pytest.MonkeyPatch, package: str, extra: str) -> None:
     monkeypatch.setattr(doctor, "version", lambda name: "9.8.7")
