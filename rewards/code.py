@@ -161,6 +161,7 @@ for _function in (tests, pass_rate):
     _function.one_of_columns = COLUMNS  # pyright: ignore[reportFunctionMemberAccess]
     _function.reads_columns = READ  # pyright: ignore[reportFunctionMemberAccess]
     _function.row_seconds = row_seconds  # pyright: ignore[reportFunctionMemberAccess]
+    _function.row_seconds_by = ("total_seconds",)  # pyright: ignore[reportFunctionMemberAccess]
     _function.ready = ready  # pyright: ignore[reportFunctionMemberAccess]
     _function.unfit = unfit  # pyright: ignore[reportFunctionMemberAccess]
 
