@@ -446,3 +446,27 @@ def test_a_jsonl_whose_first_line_is_no_row(tmp_path: Path, line: str) -> None:
     file.write_text(f'{line}\n{{"prompt": "ab"}}\n')
     with pytest.raises(DataError, match="not a row in braces"):
         read_table(Split(path=str(file)), "data.train")
+
+
+def test_a_look_for_the_hub_is_said_before_it_lasts(monkeypatch, caplog):
+    """Without a network the Hub's client tries for more than a minute; the line explains the wait."""
+    import datasets
+    import huggingface_hub
+
+    from rollouts.checkpoints import resolve_folder
+    from rollouts.families import ModelError
+
+    def silent(*_: Any, **__: Any) -> None:
+        said.append(caplog.messages[-1])
+        raise ConnectionError("no network")
+
+    said: list[str] = []
+    monkeypatch.setattr(datasets, "load_dataset", silent)
+    assert "the Hub does not answer (no network)" in error(Split(path="some/rows"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", silent)
+    with pytest.raises(ModelError, match="the hub did not give it"):
+        resolve_folder("some/model")
+    assert said == [
+        "looking for the data set some/rows on the Hub ...",
+        "looking for the model some/model on the Hub ...",
+    ]
