@@ -152,8 +152,16 @@ def unfit(columns: Mapping[str, Sequence[Any]], **kwargs: Any) -> list[str | Non
     return [job.reason if isinstance(job, Unfit) else unpassable(job) if job is not None else None for job in jobs]
 
 
+def row_seconds(**kwargs: Any) -> float:
+    """The longest that one program may take, with what starting and ending its processes adds."""
+    return 1.5 * kwargs.get("total_seconds", Settings().total_seconds)
+
+
 for _function in (tests, pass_rate):
     _function.one_of_columns = COLUMNS  # pyright: ignore[reportFunctionMemberAccess]
+    _function.reads_columns = READ  # pyright: ignore[reportFunctionMemberAccess]
+    _function.row_seconds = row_seconds  # pyright: ignore[reportFunctionMemberAccess]
+    _function.row_seconds_by = ("total_seconds",)  # pyright: ignore[reportFunctionMemberAccess]
     _function.ready = ready  # pyright: ignore[reportFunctionMemberAccess]
     _function.unfit = unfit  # pyright: ignore[reportFunctionMemberAccess]
 

@@ -59,6 +59,12 @@ def gold_number(answer: Any) -> Fraction | None:
     return number if number is not None else last_number(stated)
 
 
+def states_number(answer: Any) -> bool:
+    """Whether an `answer` cell is a number, and not a formula or a text in which one stands."""
+    stated = str(answer).rpartition("####")[2].strip()
+    return "\\" not in stated and stated_number(stated) is not None
+
+
 @has_originals
 def format_tags(completions: Sequence[Any], prefill: str = "", compat: str | None = None, **others: Any) -> Scores:
     """`format.tags`: a quarter for each tag that stands once on its own line, less for text after the end."""

@@ -100,16 +100,20 @@ def _pairs(values: list[str] | None, option: str) -> dict[str, str]:
 
 def _rows(path: str, split: str, columns: dict[str, str], limit: int) -> tuple[list[dict[str, Any]], str]:
     """Rows of a file or data set. A JSON object that holds one list of rows (d1's generations) counts as that list."""
+    from datasets import Dataset
+
     from rl.config_schema import Split
-    from rl.tables import as_table, read_table, rename, source_of
+    from rl.tables import read_table, rename, source_of
 
     asked = Split(path=path, split=split, columns=columns, limit=limit)
     inside = _list_in(Path(path).expanduser())
     if inside is not None:
-        table = rename(as_table(inside[:limit], "--data"), columns, "--columns")
-    else:
-        table = read_table(asked, "--data")
-    return [dict(row) for row in table], source_of(asked)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        # No table is made of them: a pair of numbers and target, as d1 stores it, is no cell of a column with one type.
+        names = list(dict.fromkeys(name for row in inside[:limit] for name in row))
+        ours = rename(Dataset.from_dict({name: [] for name in names}), columns, "--columns").column_names
+        moved = list(zip(names, ours, strict=True))
+        return [{new: row.get(old) for old, new in moved} for row in inside[:limit]], source_of(asked)
+    return [dict(row) for row in read_table(asked, "--data")], source_of(asked)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _list_in(path: Path) -> list[dict[str, Any]] | None:

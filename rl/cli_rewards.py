@@ -74,6 +74,8 @@ def grade(
         _write(found, out)
     if as_json:
         typer.echo(_as_json(found))
+        for note in found.notes():
+            typer.echo(f"note: {note}", err=True)
         return
     show(found, disagree)
     if out is not None:

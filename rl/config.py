@@ -54,7 +54,7 @@ __all__ = [
     "load_recipe",
 ]
 
-Command = Literal["train", "sft"]
+Command = Literal["train", "sft", "pairs"]
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _ROUNDS = 6  # of repairing a broken recipe far enough to run the checks between sections, too
 
@@ -72,7 +72,7 @@ def load_recipe(
     overrides  ``"optim.lr=1e-4"``; values are read as YAML, list items have numbers (``rewards.0.weight=0``)
     provided   what the caller passes as Python objects, so that the recipe need not name it: ``data.train``,
                ``data.eval``, ``rewards``
-    command    what the recipe is for: ``train`` needs rewards and prompts, ``sft`` needs ``warm_start``
+    command    what the recipe is for: ``train`` needs rewards and prompts, ``sft`` needs ``warm_start``, ``pairs`` chooses no checkpoint
 
     Local files are looked for beside the recipe, then in the working folder (those named in `overrides`: in the working
     folder alone), and become absolute paths, so that the resolved recipe can be moved. Raises RecipeErrors, holding
@@ -279,7 +279,7 @@ def _validate(
         except ValidationError as error:
             faults = explain(error, data)
         for fault in faults:
-            bad.append(fault.path)
+            bad += fault.without
             if attempt == 0 and fault.path not in inherited:
                 problems.append(origin.problem(dotted(fault.path), fault.message, fault.nearest, fault.remedy))
         for fault in sorted(faults, key=lambda one: [str(part).zfill(6) for part in one.path], reverse=True):
@@ -295,7 +295,10 @@ def _repair(data: dict[str, Any], path: Key, missing: bool) -> None:
         if isinstance(node, dict):
             node.pop(path[-1], None)
         elif isinstance(node, list) and isinstance(path[-1], int) and path[-1] < len(node):
-            del node[path[-1]]
+            if path[:-1] == ("rewards",):  # so that the other entries keep their numbers
+                node[path[-1]] = {"fn": "missing"}
+            else:
+                del node[path[-1]]
         return
     for model in models_at(path[:-1], data):
         if isinstance(node, dict) and path[-1] in model.model_fields:

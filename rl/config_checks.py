@@ -4,8 +4,10 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rewards.contract.load import load_rewards
+from rewards.compat import SOURCES
+from rewards.contract.load import available, load_rewards
 from rewards.contract.reward import RewardError
 from rewards.overlap import KINDS
 from rl import compatibility
@@ -60,7 +62,8 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
             # What goes together with what hangs on all of these: where one could not be read, a default stands in for it.
             yield _split(f"method.{key}", message, (*involved, "method.estimator", "method.objective"))
     yield from _strategy(recipe)
-    yield from _choosing(recipe)
+    if command == "train":
+        yield from _choosing(recipe)
     yield from (Check(*found) for found in cluster_problems(recipe))
     absent = missing(recipe.track.sinks)
     if absent:
@@ -216,7 +219,8 @@ def missing_file(path: Path) -> tuple[str, str | None, str | None]:
 
 def _sampler(recipe: Recipe) -> Iterator[Check]:
     for key, message in recipe.rollout.problems():
-        yield _split(f"rollout.{key}", message, _BLOCKS)
+        named = tuple(f"rollout.{name}" for name in SamplerSpec.model_fields if re.search(rf"\b{name}\b", message))
+        yield _split(f"rollout.{key}", message, (*_BLOCKS, *named))
     if recipe.rollout.temperature == 0:
         yield Check(
             ("rollout.temperature",),
@@ -283,18 +287,40 @@ def _rewards(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:
             "every reward has weight 0, which only logs them",
             "give at least one a weight other than 0",
         )
+    entries = [entry.model_dump() for entry in recipe.rewards]
+    broken: set[int] = set()
     try:  # finding the functions reads the user's files; that is the only way to know their names
-        names = [
-            reward.name for reward in load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
-        ]
+        load_rewards(entries, base=Path.cwd())
     except RewardError as error:
         for key, message in error.problems:
-            yield Check((re.sub(r"\[(\d+)\]", r".\1", key), "rewards"), message)
-        return
+            broken.add(int(re.findall(r"\[(\d+)\]", key)[0]))
+            yield Check((re.sub(r"\[(\d+)\]", r".\1", key),), message)
+    if "rewards" not in provided:
+        yield from _named_rewards(recipe, entries, broken)
+
+
+def _named_rewards(recipe: Recipe, entries: list[dict[str, Any]], broken: set[int]) -> Iterator[Check]:
+    """`outcome` and `save.best_by` name rewards. What an entry with an error will be called once it is mended is not known:
+    a name that it may have then is left alone."""
+    sound = [entry for index, entry in enumerate(entries) if index not in broken]
+    names = [reward.name for reward in load_rewards(sound, base=Path.cwd())]
+    coming = {name for index in broken for name in _names_once_mended(entries[index])}
+    keys = [f"rewards.{index}.{part}" for index in range(len(entries)) for part in ("fn", "name")]
     for key, name in (("outcome", recipe.outcome), ("save.best_by", recipe.save.best_by)):
-        if name is not None and name not in names and "rewards" not in provided:
-            near = nearest(name, names)
-            yield Check((key, "rewards"), f"there is no reward {name!r}", f"rewards: {listing(names)}", near)
+        if name is None or name in names or name in coming or nearest(name, coming - set(available())):
+            continue
+        near = nearest(name, [*names, *coming])
+        remedy = f"rewards: {listing(names)}" if names else "name one of the recipe's rewards"
+        yield Check((key, *keys), f"there is no reward {name!r}", remedy, near)
+
+
+def _names_once_mended(entry: dict[str, Any]) -> set[str]:
+    own = entry.get("name") or str(entry["fn"]).rpartition(":")[2]
+    if entry.get("name") or ":" in str(entry["fn"]):
+        return {own}
+    if entry["kwargs"].get("compat") is not None:
+        return {f"{name}{suffix}" for name in available() for suffix in ("", *(f"_{one}" for one in SOURCES))}
+    return set(available())
 
 
 def _evaluation(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:

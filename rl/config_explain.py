@@ -44,13 +44,20 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One schema error; `missing` if the key is not there."""
+    """One schema error; `missing` if the key is not there, `unknown` if the schema has none of this name."""
 
     path: Key
     message: str
     nearest: str | None = None
     remedy: str | None = None
     missing: bool = False
+    unknown: bool = False
+
+    @property
+    def without(self) -> list[Key]:
+        """The keys that have no value of the author's because of this: its own, and those that it was probably meant to be."""
+        meant = self.nearest.split(" or ") if self.unknown and self.nearest else []
+        return [self.path, *(tuple(key.split(".")) for key in meant)]
 
 
 def explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel] = Recipe) -> list[Fault]:
@@ -140,7 +147,11 @@ def _fault(path: Key, item: Any, data: Any, root: type[BaseModel]) -> Fault:
             return Fault(path, "there is no such key here", None, remedy)
         fields = [field for model in models_at(path[:-1], data, root) for field in model.model_fields]
         return Fault(
-            path, "there is no such key", near, None if near else f"keys here: {listing(dict.fromkeys(fields))}"
+            path,
+            "there is no such key",
+            near,
+            None if near else f"keys here: {listing(dict.fromkeys(fields))}",
+            unknown=True,
         )
     if kind == "missing" and isinstance(path[-1], int):
         return Fault(path[:-1], f"has too few items; item {path[-1]} (counted from 0) is missing")

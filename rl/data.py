@@ -64,6 +64,7 @@ def load_split(
     room: int,
     where: str = "data.train",
     need_completion: bool = False,
+    canvas_key: str = "rollout.canvas",
 ) -> PromptSet:
     """Loads, renders and tokenises a split.
 
@@ -72,6 +73,7 @@ def load_split(
     room                 most tokens a prompt may have: positions of the model less the canvas
     where                the recipe's key, for messages
     need_completion      for supervised fine-tuning: the column `completion` must be there, rows without one are dropped
+    canvas_key           what sets the canvas, for messages
 
     Raises DataError: whatever `rl.tables` refuses, a template or column that does not fit, a prompt longer than `room`
     (unless `max_length: drop`), or no row left.
@@ -110,12 +112,15 @@ def load_split(
             columns = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
             completion = _completion(row.get("completion"), index, where)
             prompts.append(Prompt(index, raw, text, tuple(ids), columns, completion))
+    positions = getattr(policy_or_tokenizer, "max_length", None)
     if too_long and prompt.max_length == "error":
-        raise _too_long(too_long, len(table), room, where)
+        raise _too_long(too_long, len(table), room, where, canvas_key, positions)
     if too_long:
         dropped[f"prompt longer than {room} tokens"] += len(too_long)
     if not prompts:
-        raise DataError.at(where, f"no row of {len(table)} is left: {_listed(dropped)}")
+        shortest = min((length for _, length in too_long), default=None)
+        remedy = None if shortest is None else _shorter_canvas(canvas_key, shortest, room, positions, "the shortest")
+        raise DataError.at(where, f"no row of {len(table)} is left: {reasons(dropped)}", None, remedy)
     return PromptSet(tuple(prompts), dict(dropped), source)
 
 
@@ -297,8 +302,10 @@ def check_completions(prompts: PromptSet, tokenizer: Any, *, canvas: int, where:
         raise DataError.at(where, what, None, "take a larger rollout.canvas, or leave the rows out")
 
 
-def _listed(dropped: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+def reasons(dropped: Mapping[str, int]) -> str:
+    """Why rows were left out, the most frequent first: ``null prompt (2 rows), empty prompt (1 row)``."""
+    ordered = sorted(dropped.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason} ({count} row{'s' * (count != 1)})" for reason, count in ordered)
 
 
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -306,12 +313,25 @@ def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
-def _too_long(rows: list[tuple[int, int]], count: int, room: int, where: str) -> DataError:
+def _too_long(
+    rows: list[tuple[int, int]], count: int, room: int, where: str, canvas_key: str, positions: int | None
+) -> DataError:
     index, length = max(rows, key=lambda row: row[1])
     what = (
         f"{len(rows)} of {count} prompts do not fit: row {index} has {length} tokens, "
         f"and beside the canvas the model has room for {room}"
     )
-    return DataError.at(
-        where, what, None, "set data.prompt.max_length: drop to leave them out, or take a smaller rollout.canvas"
+    shorter = _shorter_canvas(canvas_key, length, room, positions, "it")
+    return DataError.at(where, what, None, f"set data.prompt.max_length: drop to leave them out, or {shorter}")
+
+
+def _shorter_canvas(key: str, length: int, room: int, positions: int | None, which: str) -> str:
+    """What a prompt of `length` tokens needs beside it. positions: of the model, where they are known; which: the prompt, in words."""
+    if positions is None:
+        return f"lower {key} by {length - room} for {which} to fit ({length} tokens)"
+    if length >= positions:
+        return f"take shorter prompts: {which} has {length} tokens, and the model has {positions} positions in all"
+    return (
+        f"set {key} to {positions - length} or less, from {positions - room}: {which} has {length} of the model's "
+        f"{positions} positions"
     )

@@ -85,8 +85,11 @@ def _costs(result: Result) -> Iterator[str]:
 def _notes(result: Result) -> Iterator[str]:
     if result["changed"]:
         yield f"not {result['protocol']} as it is stated ({result['stated_hash'][:12]}): {'; '.join(result['changes'])}"
-    for departure in result["departures"]:
-        yield f"departs from what was published: {departure}"
+    departures = result["departures"]
+    if len(departures) == 1:
+        yield f"departs from what was published: {departures[0]}"
+    elif departures:
+        yield "departs from what was published: " + "; ".join(f"({n}) {one}" for n, one in enumerate(departures, 1))
     for parser, cell in result["accuracy"].items():
         for reason, count in cell["ungraded"].items():
             yield f"{parser}: {count} not graded: {reason}"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rewards.compat import notes
 from rewards.contract import TrainerState
 from rl.advantages import best_worst
 from rl.config import Recipe
@@ -31,10 +32,10 @@ from rollouts.strategy import sample_groups
 from rollouts.streams import Purpose
 
 # Overrides that drop what making pairs does not need. The method is one that wants groups, and asks nothing else of the recipe.
-_KEYS = ("data.eval", "data.preferences", "data.validation", "eval", "warm_start", "save.best_by", "stop.plateau")
+# Held-out data stay: who trains on these pairs trains on their prompts, so they are held to what the recipe holds out.
+_KEYS = ("data.preferences", "warm_start", "save.best_by", "stop.plateau")
 UNUSED = (
     *(f"{key}=null" for key in _KEYS),
-    "data.hold_out=[]",
     "track={}",
     "health={}",
     "cluster={}",
@@ -60,7 +61,7 @@ def make_pairs(
     check_file(out, "pairs.jsonl")
     if out.suffix != ".jsonl":
         raise CommandError(f"--out {out}: pairs are written line by line; name a file that ends in .jsonl")
-    recipe, source = recipe_and_source(target, overrides, model, adapter, unused=UNUSED, provided=())
+    recipe, source = recipe_and_source(target, overrides, model, adapter, unused=UNUSED, provided=(), command="pairs")
     if source is not None:
         recipe = recipe.model_copy(update={"model": model_of(recipe, source)})
     state = _begin(out, recipe, "" if source is None or source.checkpoint is None else str(source.checkpoint))
@@ -71,6 +72,9 @@ def make_pairs(
         state["files"] = _same_files(out, state, fingerprints(setup))
         assert setup.train is not None
         prompts, size = setup.train.prompts, recipe.train.prompts_per_update
+        for line in (*(f"note: {one}" for one in notes(setup.rewards)), *(f"overlap: {one}" for one in setup.overlaps)):
+            live.say(line)
+        state["overlaps"] = [one.as_json() for one in setup.overlaps]
         total = -(-len(prompts) // size)
         live.phase("pairs", len(prompts), done=min(state["batches"] * size, len(prompts)))
         for batch in range(state["batches"], total):
@@ -161,6 +165,10 @@ def _begin(out: Path, recipe: Recipe, checkpoint: str) -> dict[str, Any]:
     told = recipe.model_dump(mode="json", include={"model", "data", "rollout", "rewards", "outcome"})
     told |= {"seed": recipe.train.seed, "prompts_per_update": recipe.train.prompts_per_update, "checkpoint": checkpoint}
     told["rollout"].pop("max_rows")
+    told["data"] |= {
+        "eval": None,
+        "validation": None,
+    }  # which prompts are left because of them, the digest of the prompts tells
     setting = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     record = _record(out)
     if not record.exists():

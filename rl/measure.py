@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rl.config import Recipe, load_recipe
+from rewards.compat import notes
+from rl.config import Command, Recipe, load_recipe
 from rl.errors import CommandError, DataError
 from rl.evaluate import clusters, interval, outcomes_by_steps, pass_at_k, sampled_outcomes
 from rl.loop import torch_settings
@@ -109,10 +110,11 @@ def recipe_and_source(
     adapter: Path | None,
     unused: Sequence[str] = UNUSED,
     provided: Sequence[str] = ("data.train",),
+    command: Command = "train",
 ) -> tuple[Recipe, Source | None]:
     """The recipe that a target stands for, without what the command does not need, and the weights that replace its model.
 
-    unused: overrides that take that out. provided: what the recipe need not name.
+    unused: overrides that take that out. provided: what the recipe need not name. command: as `load_recipe` takes it.
     """
     run = locate_run(target) if isinstance(target, (str, Path)) else None
     own = None
@@ -121,9 +123,9 @@ def recipe_and_source(
         # What the run started from may be gone; its own weights are put in by the caller.
         path = "" if own is None or own.checkpoint or own.model.path in MADE else own.model.path
         whole = [f"model.path={json.dumps(path)}", "model.adapter=null"] if path else []
-        recipe = load_recipe(run[0] / RECIPE, [*unused, *whole, *overrides], provided=provided)
+        recipe = load_recipe(run[0] / RECIPE, [*unused, *whole, *overrides], provided=provided, command=command)
     else:
-        recipe = load_recipe(target, [*unused, *overrides], provided=provided)
+        recipe = load_recipe(target, [*unused, *overrides], provided=provided, command=command)
     return recipe, find_source(model or recipe.model.path, adapter) if model or adapter else own
 
 
@@ -141,6 +143,8 @@ def evaluate_recipe(recipe: Recipe, source: Source | None = None, reporter: Repo
     prompts = setup.eval.prompts[: recipe.eval.limit]
     counts = {recipe.eval.sampler.steps, *recipe.eval.steps}
     with torch_settings(recipe), reporter or Reporter(Console(stderr=True)) as live:
+        for note in notes([reward for reward in setup.rewards if reward.name == setup.outcome], setup.outcome):
+            live.say(f"note: {note}")
         live.phase("evaluation", len(counts) * len(prompts), transient=True)
         values, forwards, _ = outcomes_by_steps(setup, counts, lambda rows: live.advance("evaluation", rows))
         several, more = _several(setup, live)

@@ -70,9 +70,9 @@ def text(found: Found) -> str:
     share = f"{found.held_rows / found.held_of:.1%}"
     lines = [
         f"by {found.by}:",
-        f"  {found.rows} of {found.of} rows of {found.train}",
-        f"  {found.held_rows} of {found.held_of} rows of {found.held} ({share})",
-        f"  {found.keys} different keys, {found.held_keys} held out, {found.shared_keys} in both",
+        f"  to train on: {found.rows} of {found.of} rows of {found.train}",
+        f"  held out:    {found.held_rows} of {found.held_of} rows of {found.held} ({share})",
+        f"  {found.keys} different keys to train on, {found.held_keys} held out, {found.shared_keys} in both",
         *(f"  {one}" for one in found.examples),
     ]
     return "\n".join(lines if found.rows else [f"nothing is shared {lines[0]}", *lines[1:4]])

@@ -14,7 +14,7 @@ import torch
 from rl.advantages import advantages
 from rl.config_errors import listing, nearest
 from rl.config_schema import PromptConfig, Recipe, Split
-from rl.data import Message, Prompt, batches, load_split, messages_of
+from rl.data import Message, Prompt, batches, load_split, messages_of, reasons
 from rl.errors import DataError
 from rl.scored import ScoredBatch
 from rl.sft import completion_batch
@@ -106,8 +106,7 @@ def load_pairs(
         else:
             dropped[reason] += 1
     if not pairs:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
-        raise DataError.at(where, f"no pair of {len(rows)} is left: {reasons}")
+        raise DataError.at(where, f"no pair of {len(rows)} is left: {reasons(dropped)}")
     return PairSet(tuple(pairs), dict(dropped), source)
 
 

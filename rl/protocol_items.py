@@ -12,7 +12,7 @@ import numpy as np
 
 from rewards.contract import Reward, missing_columns
 from rl.config_schema import PromptConfig, Split
-from rl.data import Prompt, load_split, template_fields
+from rl.data import Prompt, load_split, reasons, template_fields
 from rl.errors import DataError
 from rl.protocol import Loaded, ProtocolPrompt, Subset
 from rl.run import plain
@@ -93,9 +93,9 @@ def load_items(loaded: Loaded, rewards: Sequence[Reward], policy: Any, data: str
         max_length="drop",
     )
     rows: Any = _conversations(table, protocol.prompt) if protocol.prompt.few_shot else table
-    found = load_split(rows, config, policy, room=room, where="data")
+    found = load_split(rows, config, policy, room=room, where="data", canvas_key="sampler.canvas")
     if found.dropped:
-        why = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items())
+        why = reasons(found.dropped)
         remedy = "a protocol asks all its rows: take a model with more positions, or --data without these rows"
         raise DataError.at(
             "data", f"{sum(found.dropped.values())} of {len(table)} rows cannot be asked: {why}", None, remedy

@@ -13,9 +13,9 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from rewards.judging.endpoint import address_problem, hidden, key_problem
@@ -249,35 +249,51 @@ def rewrite(
 
 
 def _results(left: Sequence[Job], endpoint: Endpoint, concurrency: int) -> Iterator[tuple[Job, str | _RowError]]:
-    """Answers as they come, ``concurrency`` requests at a time. What is under way when the caller leaves is dropped."""
-    stop, waiting = threading.Event(), iter(left)
-    with ThreadPoolExecutor(concurrency) as pool:
-        running: dict[Future[str], Job] = {}
+    """Answers as they come, ``concurrency`` requests at a time. What is under way when the caller leaves is dropped, and not waited
+    for: the threads are daemons, which those of an executor are not."""
+    stop = threading.Event()
+    waiting: SimpleQueue[Job] = SimpleQueue()
+    found: SimpleQueue[tuple[Job, str | _RowError | RewriteError]] = SimpleQueue()
+    for job in left:
+        waiting.put(job)
 
-        def fill() -> None:
-            for job in waiting:
-                running[pool.submit(endpoint.complete, job.message, stop)] = job
-                if len(running) >= concurrency:
-                    return
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                job = waiting.get_nowait()
+            except Empty:
+                return
+            result: str | _RowError | RewriteError = RewriteError("asking failed in an unforeseen way; see above")
+            try:
+                result = endpoint.complete(job.message, stop)
+            except (_RowError, RewriteError) as error:
+                result = error
+            finally:  # whatever happens, or the caller would wait for ever
+                if isinstance(result, RewriteError):
+                    stop.set()
+                found.put((job, result))
 
-        fill()
+    try:
+        for _ in range(min(concurrency, len(left))):
+            threading.Thread(target=ask, name="rewrite", daemon=True).start()
+        for _ in left:
+            job, result = found.get()
+            if isinstance(result, RewriteError):
+                yield from _answered(found)  # no answer is lost which is there already
+                raise result
+            yield job, result
+    finally:
+        stop.set()
+
+
+def _answered(found: "SimpleQueue[tuple[Job, str | _RowError | RewriteError]]") -> Iterator[tuple[Job, str]]:
+    while True:
         try:
-            while running:
-                ready = wait(running, return_when=FIRST_COMPLETED).done
-                # What ends it all comes last, so that no answer is lost which is there already.
-                for future in sorted(ready, key=lambda one: _ends(one.exception())):
-                    job, error = running.pop(future), future.exception()
-                    if error is not None and _ends(error):
-                        raise error
-                    yield job, error if isinstance(error, _RowError) else future.result()
-                fill()
-        finally:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _ends(error: BaseException | None) -> bool:
-    return error is not None and not isinstance(error, _RowError)
+            job, result = found.get_nowait()
+        except Empty:
+            return
+        if isinstance(result, str):
+            yield job, result
 
 
 def _listed(failed: Counter[str], most: int = 5) -> str:

@@ -78,11 +78,11 @@ def sample(
         raise CommandError("--n: at temperature 0 all completions of a prompt are the same; add --temperature 1")
     room = policy.max_length - spec.canvas
     # A prompt that does not fit is left out and counted; only where none is left is that an error.
+    config = config.model_copy(update={"max_length": "drop"})
     try:
-        prompts = load_split(rows, config.model_copy(update={"max_length": "drop"}), policy, room=room, where="prompt")
+        prompts = load_split(rows, config, policy, room=room, where="prompt", canvas_key="--canvas")
     except DataError as error:
-        hint = f"; of the model's {policy.max_length} positions the canvas takes {spec.canvas}: try a smaller --canvas"
-        raise CommandError(f"{error}{hint if 'longer than' in str(error) else ''}") from error
+        raise CommandError(str(error)) from error
     for reason, number in prompts.dropped.items():
         complain.print(f"left out: {number} of {len(rows)}: {reason}", markup=False, soft_wrap=True)
     jobs = [one for one in prompts.prompts for _ in range(count)]

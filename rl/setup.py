@@ -190,8 +190,15 @@ def load_sets(
             if model is None:
                 columns = check_columns(source, recipe.data.prompt, where=key, need_completion=sft)
             else:
-                room = _room(recipe, key, model.max_length)
-                found = load_split(source, recipe.data.prompt, model, room=room, where=key, need_completion=sft)
+                found = load_split(
+                    source,
+                    recipe.data.prompt,
+                    model,
+                    room=_room(recipe, key, model.max_length),
+                    where=key,
+                    need_completion=sft,
+                    canvas_key=_canvas_of(recipe, key)[0],
+                )
                 found = found if sft else gradable(found, rewards, key)
                 sets[key], columns = found, list(found.prompts[0].columns)
                 if key == "data.train" and isinstance(recipe.rollout.strategy, Inpaint):
@@ -269,9 +276,16 @@ def canvas_problems(recipe: Recipe, positions: int) -> list[str]:
 
 def _room(recipe: Recipe, key: str, positions: int) -> int:
     """Prompt tokens that fit beside the canvas that a split is sampled with; all there are where the canvas itself does not."""
-    evaluated = key in ("data.eval", "data.validation") and recipe.eval is not None
-    canvas = recipe.eval.sampler.canvas if evaluated and recipe.eval else recipe.rollout.canvas
+    canvas = _canvas_of(recipe, key)[1]
     return positions - canvas if canvas < positions else sys.maxsize
+
+
+def _canvas_of(recipe: Recipe, key: str) -> tuple[str, int]:
+    """(key, positions) of the canvas that a split is sampled with."""
+    if key in ("data.eval", "data.validation") and recipe.eval is not None:
+        own = recipe.eval.sampler.canvas
+        return "rollout.canvas" if own == recipe.rollout.canvas else "eval.sampler.canvas", own
+    return "rollout.canvas", recipe.rollout.canvas
 
 
 def trace_problems(strategy: Inpaint, prompts: PromptSet) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -173,6 +174,8 @@ def _no_bars() -> Iterator[None]:
 def _hub(split: Split) -> "Dataset":
     from datasets import load_dataset
 
+    # Said beforehand: without a network, what the Hub's client tries again and again takes a minute and more.
+    logging.getLogger("unmask").warning("looking for the data set %s on the Hub ...", split.path)
     return load_dataset(split.path, split.name, split=split.split)  # pyright: ignore[reportReturnType]
 
 

@@ -8,6 +8,7 @@ official tensor names, `config.json` and tokenizer, so that other tools read the
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -49,6 +50,8 @@ def resolve_folder(path: str | os.PathLike[str], *, weights: bool = True) -> Pat
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    # Said beforehand, as by `rl.tables`: without a network it is a long time until the Hub's client gives up.
+    logging.getLogger("unmask").warning("looking for the model %s on the Hub ...", name)
     try:
         patterns = ["*.json", "*.jinja", "merges.txt", *(["*.safetensors"] if weights else [])]
         return Path(snapshot_download(name, allow_patterns=patterns))

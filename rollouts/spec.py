@@ -53,7 +53,7 @@ class SamplerSpec(BaseModel):
     @property
     def policy_orders(self) -> bool:
         """Whether the policy has a say in the order of revelation: a step keeps some of the masked positions, by what it makes of them."""
-        return self.selection != "random" and self.steps_per_block > 1
+        return self.selection != "random" and self.steps >= 2 * self.blocks
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that name this law in logs and files."""

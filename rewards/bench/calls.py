@@ -56,13 +56,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a function is: its name, the columns it names, those that the data lacks, whether it is async, and needs whole groups."""
+    """What a function is: its name, the columns it reads, those that the data lacks, whether it is async, and needs whole groups.
+
+    seconds  that a row may take by what the function itself says (`function.row_seconds(**kwargs)`), 0 where it says nothing
+    """
 
     name: str
     asynchronous: bool
     columns: tuple[str, ...]
     missing: tuple[str, ...]
     groups: bool = False
+    seconds: float = 0.0
 
 
 @dataclass
@@ -101,9 +105,8 @@ class Subject:
         found = self._ask({"columns": list(columns)}, self.seconds * _PATIENCE)
         if isinstance(found, Answer):
             raise RewardError(f"{self.entry['fn']}: its process ended or hung while the function was looked at")
-        return Signature(
-            found["name"], found["asynchronous"], tuple(found["columns"]), tuple(found["missing"]), found["groups"]
-        )
+        columns, missing = tuple(found["columns"]), tuple(found["missing"])
+        return Signature(found["name"], found["asynchronous"], columns, missing, found["groups"], found["seconds"])
 
     def call(self, samples: Sequence[Sample], *, batch: bool = False) -> Answer:
         """Score the samples in one call. `batch`: many at once, or slow for other reasons; the limit is ten times larger."""

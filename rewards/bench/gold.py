@@ -5,7 +5,8 @@ A gold answer is known where the rows have
 - `puzzle` of 16 or 81 cells: its `solution`, else the solver's;
 - else one column with the answer, named with `--gold` or guessed: the function's own argument, or a usual name. Read from
   it: the last `\boxed{}`, what follows `####`, or all of it; as a number where it is one;
-- else a column with a program (`code`, `canonical_solution`, `reference`): whole functions, as MBPP has them.
+- else a column with a program (`code`, `canonical_solution`, `reference`): whole functions, as MBPP has them, or the body of the
+  function that the column `prompt` begins, as HumanEval has them.
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ def golds(rows: Sequence[Mapping[str, Any]], column: str | None, *, given: bool)
         return [_grid(row["puzzle"], row.get("solution")) for row in rows], f"grids from {source}"
     if column is None:
         return [None] * len(rows), "no column with the right answer was found (name it with --gold)"
-    programs = [_program_gold(row[column]) for row in rows]
+    whole = [_program_gold(row[column]) for row in rows]
+    programs = [made or _continued(row.get("prompt"), row[column]) for made, row in zip(whole, rows, strict=True)]
     if any(programs) or column in PROGRAM_NAMES:
-        return programs, f"programs of the column {column}" + ("" if given else " (guessed)")
+        head = "the column prompt continued by" if any(programs) and not any(whole) else "programs of"
+        return programs, f"{head} the column {column}" + ("" if given else " (guessed)")
     texts = [_text(row[column]) for row in rows]
     words = list(dict.fromkeys(text for text in texts if text is not None and _number(text) is None))
     found = [None if text is None else _number_gold(text) or _word_gold(text, words) for text in texts]
@@ -169,6 +172,11 @@ def _program_gold(value: Any) -> Gold | None:
         + _defined(names, "return E()"),
     }
     return Gold("program", plain, _defined(names, "return None"), (), same, tricks)
+
+
+def _continued(prompt: Any, body: Any) -> Gold | None:
+    """Of a prompt that is the head of a function, and its body."""
+    return _program_gold(prompt + body) if isinstance(prompt, str) and isinstance(body, str) else None
 
 
 def _defined(names: Sequence[str], body: str) -> str:

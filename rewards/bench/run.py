@@ -33,6 +33,7 @@ COMPLETIONS = (
     "output",
     "model_output",
 )
+_AMBIGUOUS = ("output", "response")
 PROMPTS = ("prompt", "question", "problem", "instruction", "query")
 MAX_SWAPPED = 32  # completions of the user's that are tried with another answer
 MAX_HANGS = 3  # after so many calls that were given up, the battery ends
@@ -69,13 +70,16 @@ def bench(plan: Plan, rows: Sequence[Mapping[str, Any]], source: str = "rows in 
     if not rows:
         raise RewardError(f"{source}: there are no rows to test on")
     columns = list(rows[0])
-    own = _named_column(plan.completions, COMPLETIONS, columns, "--completions")
+    own = _named_column(plan.completions, columns, "--completions")
+    named = _named_column(plan.gold, columns, "--gold")
     entry = {"fn": plan.fn, "kwargs": dict(plan.kwargs)}
     with Subject(entry, plan.base, plan.seconds) as subject:
         signature = subject.describe(
             [name for name in columns if name not in ("prompt", "completion", "completion_ids")]
         )
-        column = gold_column(columns, signature.columns, _named_column(plan.gold, (), columns, "--gold"))
+        subject.seconds = max(subject.seconds, signature.seconds)  # a bound of its own is no hang
+        own = own or _guessed_completions(rows, {*signature.columns, named})
+        column = gold_column(columns, signature.columns, named)
         known, origin = golds(rows, column, given=plan.gold is not None)
         data = Data(rows, own, known, [_prompt(row, plan) for row in rows], origin)
         facts = {"rows": len(rows), "gold": origin, "completions": own or "none: made from the gold answers"}
@@ -121,7 +125,7 @@ def _run(plan: Plan, subject: Subject, signature: Signature, data: Data, facts: 
     empty = [replace(sample, completion="") for sample in plain]
     floor, timed = subject.call([*plain, *empty], batch=True), subject.call(samples, batch=True)
     battery = _battery(subject, data, tried, layout)
-    found += [checks.survives(battery), checks.in_time(battery, plan.seconds)]
+    found += [checks.survives(battery), checks.in_time(battery, subject.seconds)]
     found += checks.answers(measured[layout], battery, known=any(g is not None for g in data.golds))
     kept = _swapped(subject, theirs, [data.golds[row] for row in rows], first) if theirs else []
     lowest = min((score for score in floor.scores if score is not None), default=math.nan)
@@ -135,10 +139,24 @@ def _run(plan: Plan, subject: Subject, signature: Signature, data: Data, facts: 
     return Report(signature.name, source, facts, tuple(found), tuple(scores))
 
 
-def _named_column(given: str | None, usual: Sequence[str], columns: Sequence[str], option: str) -> str | None:
+def _named_column(given: str | None, columns: Sequence[str], option: str) -> str | None:
     if given is not None and given not in columns:
         raise RewardError(f"{option} {given}: there is no such column; columns: {', '.join(columns)}")
-    return given or next((name for name in usual if name in columns), None)
+    return given
+
+
+def _guessed_completions(rows: Sequence[Mapping[str, Any]], taken: set[str | None]) -> str | None:
+    """The first column of a usual name, unless it is what the reward reads or the gold answer.
+
+    In data of questions `output` and `response` may be the answer: where these hold nothing but single words or numbers, they are.
+    """
+    for name in COMPLETIONS:
+        if name not in rows[0] or name in taken:
+            continue
+        cells = [row[name] for row in rows if row.get(name) is not None]
+        if name not in _AMBIGUOUS or any(isinstance(cell, list) or len(str(cell).split()) > 1 for cell in cells):
+            return name
+    return None
 
 
 def _prompt(row: Mapping[str, Any], plan: Plan) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import copy
 import functools
-import inspect
 import json
 import os
 import pickle
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards, missing_columns
-from rewards.contract.reward import FIXED_ARGUMENTS, ROLLOUT_ARGUMENTS, asked_for, is_async, needs_groups
+from rewards.contract.reward import ROLLOUT_ARGUMENTS, asked_for, columns_read, is_async, needs_groups
 from rewards.contract.text import HIDDEN
 from rewards.extract import text_of
 
@@ -45,18 +44,14 @@ def main(entry: Mapping[str, Any], base: str) -> None:
 
 
 def describe(reward: Reward, columns: list[str]) -> dict[str, Any]:
-    """What a function asks for: its name, the data columns it reads by name, those that are missing, and how it runs."""
-    try:
-        parameters = inspect.signature(reward.fn).parameters.values()
-    except (TypeError, ValueError):  # some built-in callables have none
-        parameters = ()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    """What a function asks for: its name, the data columns it reads, those that are missing, and how it runs."""
     return {
         "name": reward.name,
         "asynchronous": is_async(reward.fn),
-        "columns": [p.name for p in named if p.name not in FIXED_ARGUMENTS and p.name not in reward.kwargs],
+        "columns": columns_read(reward),
         "missing": missing_columns(reward, columns),
         "groups": needs_groups(reward),
+        "seconds": getattr(reward.fn, "row_seconds", lambda **_: 0.0)(**reward.kwargs),
     }
 
 

@@ -25,7 +25,7 @@ from typing import Protocol
 
 from rewards.contract.answers import Answer, Drop, Open, Task, assembled
 from rewards.contract.calls import reason_for, sample
-from rewards.contract.reward import RewardError, is_async
+from rewards.contract.reward import Reward, RewardError, is_async
 from rewards.contract.text import storable
 
 LEAST = 0.1  # seconds that a single row is given at least
@@ -84,7 +84,7 @@ def deal(workers: Workers, tasks: Sequence[Task], timeout: float, say: Callable[
     found = [assembled(len(task), part) for task, part in zip(tasks, batch.parts, strict=True)]
     took = time.monotonic() - began
     for i, (task, part) in enumerate(zip(tasks, found, strict=True)):
-        if _tell(task, part, say):
+        if _tell(task, part, timeout, say):
             found[i] = replace(part, seconds=took)
     return found
 
@@ -225,7 +225,21 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def _tell(task: Task, answer: Answer, say: Callable[[str], None]) -> bool:
+def _remedy(reward: Reward, timeout: float) -> str:
+    """Which limit ended rows that did not answer, and what to raise. A function that bounds a row by its kwargs says so:
+    `function.row_seconds(**kwargs)` are seconds, `function.row_seconds_by` the names of those kwargs."""
+    bound = getattr(reward.fn, "row_seconds", None)
+    longest = bound(**reward.kwargs) if bound is not None else 0.0
+    if 2 * longest <= timeout:
+        return "where it is only slow, raise its timeout in rewards"
+    names = " and ".join(f"kwargs.{name}" for name in reward.fn.row_seconds_by)  # type: ignore[attr-defined]
+    return (
+        f"what ended it is the entry's timeout in rewards, {timeout:g} s for a batch, and {names} let one row take {longest:.0f} s: "
+        f"set that timeout to {2 * longest:.0f} or more, or lower {names}"
+    )
+
+
+def _tell(task: Task, answer: Answer, timeout: float, say: Callable[[str], None]) -> bool:
     """Say what was lost, once for each reason, with the first row that it happened to. Whether anything was."""
     lost: dict[str, list[int]] = {}
     for place, score in enumerate(answer.scores):
@@ -235,7 +249,7 @@ def _tell(task: Task, answer: Answer, say: Callable[[str], None]) -> bool:
         rows = ", ".join(str(task.numbers[place]) for place in places[:SHOWN_ROWS])
         more = ", ..." if len(places) > SHOWN_ROWS else ""
         what = "row" if len(places) == 1 else "rows"
-        slow = "; where it is only slow, raise its timeout in rewards" if "did not answer" in reason else ""
+        slow = f"; {_remedy(task.reward, timeout)}" if "did not answer" in reason else ""
         said = f"{reason}: {what} {rows}{more} of {len(task)} dropped{slow}\n{sample(task, places[0])}"
         say(storable(said))
     return bool(lost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -260,7 +261,7 @@ def _attribute(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
     target: Any = module
     for part in name.split("."):
         if not hasattr(target, part):
-            functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+            functions = _functions_of(module, near=name)
             raise RewardError(
                 f"{where} has no function {name!r}{did_you_mean(name, functions)}; it has: "
                 f"{', '.join(functions[:12]) or 'none'}"
@@ -270,6 +271,26 @@ def _attribute(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
         kind = "a class; name a function or an instance of it" if inspect.isclass(target) else type(target).__name__
         raise RewardError(f"{name!r} in {where} is not a function but {kind}")
     return target
+
+
+def _functions_of(module: ModuleType, near: str) -> list[str]:
+    """The names of what could be a reward, the most like `near` first: functions of the module (or package) itself, those that
+    one of its builders made, partials and instances. What was imported from elsewhere is none of these."""
+
+    def own(value: Any) -> bool:
+        home = getattr(value, "__module__", None) or ""
+        if f"{home}.".startswith(f"{module.__name__}."):
+            return True
+        if inspect.isroutine(value):
+            return "<locals>" in getattr(value, "__qualname__", "")
+        return not type(value).__module__.startswith(("typing", "collections"))
+
+    names = [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and not inspect.isclass(value) and not name.startswith("_") and own(value)
+    ]
+    return sorted(names, key=lambda name: -difflib.SequenceMatcher(None, near, name).ratio())
 
 
 # ----------------------------------------------------------------------------------------------------------- signatures

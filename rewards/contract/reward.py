@@ -88,6 +88,21 @@ def needs_groups(reward: Reward) -> bool:
     return bool(said(reward.kwargs) if callable(said) else said)
 
 
+def columns_read(reward: Reward) -> list[str]:
+    """The data columns that the function reads, as far as it says: the parameters it names, and what it declares.
+
+    A function that takes columns through its **kwargs declares them: `function.reads_columns = (...)`. What `missing_columns`
+    knows of, `one_of_columns` and `column_kwargs`, counts, too.
+    """
+    signature = signature_of(reward.fn)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = [] if signature is None else [p.name for p in signature.parameters.values() if p.kind in kinds]
+    named = [name for name in named if name not in FIXED_ARGUMENTS and name not in reward.kwargs]
+    declared = [*getattr(reward.fn, "one_of_columns", ()), *getattr(reward.fn, "reads_columns", ())]
+    by_name = [reward.kwargs.get(name) for name in getattr(reward.fn, "column_kwargs", ())]
+    return list(dict.fromkeys([*named, *declared, *(name for name in by_name if isinstance(name, str))]))
+
+
 def asked_for(fn: Callable[..., Any], names: Sequence[str] = ROLLOUT_ARGUMENTS) -> tuple[str, ...]:
     """Those of `names` that are parameters of `fn`; what only its **kwargs would take is not asked for."""
     signature = signature_of(fn)

@@ -62,5 +62,20 @@ def sudoku_gold(fields: Mapping[str, Any], named: str | None, question: str) -> 
     return parse_puzzle(puzzle), None if solution is None else parse_puzzle(solution)
 
 
+def looks_like(fields: Mapping[str, Any], question: str) -> str | None:
+    """`sudoku` or `countdown` where the row itself says so, by its columns or its question; None for all others.
+
+    Their gold answers are digits, and a task that looks for a number finds one in them.
+    """
+    for name, read in (("sudoku", sudoku_gold), ("countdown", countdown_gold)):
+        try:
+            found = read(fields, None, question)
+        except ValueError:
+            continue
+        if found is not None:
+            return name
+    return None
+
+
 def _first(fields: Mapping[str, Any], *names: str) -> Any:
     return next((fields[name] for name in names if fields.get(name) is not None), None)

@@ -43,9 +43,13 @@ class Parser:
 
 @dataclass(frozen=True)
 class Task:
-    """gold: (fields of a stored row, name of the field with the gold answer or None, question) -> gold; ValueError if malformed."""
+    """gold: (fields of a stored row, name of the field with the gold answer or None, question) -> gold; ValueError if malformed.
+
+    fits: whether a gold answer looks like one of this task. It is graded all the same; where many do not, a reader is told.
+    """
 
     name: str
     gold: Callable[[Mapping[str, Any], str | None, str], Any]
     parsers: tuple[Parser, ...]
     aliases: tuple[str, ...] = ()
+    fits: Callable[[Any], bool] = lambda gold: True

@@ -110,6 +110,7 @@ _GSM8K = Task(
         Parser("d1_training_unboxed", "the same after taking \\boxed{} away", _each(
             lambda text, gold: _d1_string(originals.unboxed(text), gold))),
     ),
+    fits=gsm8k.states_number,
 )  # fmt: skip
 
 

@@ -11,8 +11,11 @@ from typing import Any
 
 from rewards.contract.reward import RewardError
 from rewards.grading.generations import Stored, read_generations, read_golds, task_id
+from rewards.grading.gold import looks_like
 from rewards.grading.intervals import wilson
 from rewards.grading.marks import Mark, Parser, Row, Task
+
+_SOME = 20  # gold answers that do not fit the task are said from one in so many on
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,25 @@ class Regraded:
             )
         if 2 * missing > len(self.rows):
             lines.append(f"that is most of them: are these files all of the task {self.task.name}?")
-        return lines
+        return lines + self._doubts()
+
+    def _doubts(self) -> list[str]:
+        """Where rows have gold answers, but of another task, by the look of them."""
+        task = self.task
+        alike = Counter(looks_like(row.fields, row.question) for row in self.rows)
+        for name, count in alike.items():
+            if name not in (None, task.name) and 2 * count > len(self.rows):
+                return [
+                    f"{count} of {len(self.rows)} rows are {name} by their question or columns, and their gold answers were "
+                    f"read as those of {task.name}: no figure above means anything. Use unmask grade {name} FILES"
+                ]
+        odd = [gold for gold in self.golds if gold is not None and not task.fits(gold)]
+        if _SOME * len(odd) <= len(self.rows):
+            return []
+        return [
+            f"{len(odd)} of {len(self.rows)} gold answers do not look like answers of {task.name} (the first: "
+            f"{str(odd[0])[:60]!r}): are these files of this task?"
+        ]
 
     def spread(self) -> tuple[float, float] | None:
         """The lowest and the highest accuracy; None where no parser counted a row."""

@@ -13,7 +13,7 @@ from typing import Any
 from rewards.contract.answers import InfrastructureError
 from rewards.contract.reward import RewardError
 from rewards.extract import text_of
-from rewards.judging.client import NAMES, Judge, RefusedError, Settings, settings_problems
+from rewards.judging.client import NAMES, Judge, RefusedError, Settings, longest_request, settings_problems
 from rewards.judging.prompts import prompt_text
 
 Score = float | InfrastructureError | None
@@ -95,6 +95,8 @@ def judge_reward(check: Callable[[Mapping[str, Any]], list[tuple[str, str]]]) ->
         fixed = list(inspect.signature(reward, follow_wrapped=False).parameters.values())
         reward.__signature__ = inspect.Signature([*fixed[:2], *keywords, *own, *fixed[2:]])  # type: ignore[attr-defined]
         reward.kwargs_problems = problems  # type: ignore[attr-defined]
+        reward.row_seconds = longest_request  # type: ignore[attr-defined]
+        reward.row_seconds_by = ("timeout", "retries")  # type: ignore[attr-defined]
         reward.column_kwargs = columns_by  # type: ignore[attr-defined]
         reward.needs_groups = lambda kwargs: kwargs.get("against") == "group"  # type: ignore[attr-defined]
         reward.file_kwargs = tuple(name for name in names if name.endswith("_file"))  # type: ignore[attr-defined]

@@ -71,6 +71,13 @@ class Settings:
 NAMES = tuple(one.name for one in fields(Settings))
 
 
+def longest_request(**kwargs: Any) -> float:
+    """Seconds that one request may take by these kwargs: all its attempts, and the client's pauses of 0.5, 1, 2, 4, 8, 8, ... between
+    them (longer only where the endpoint asks for it by Retry-After)."""
+    retries = kwargs.get("retries", Settings.retries)
+    return (retries + 1) * kwargs.get("timeout", Settings.timeout) + sum(min(8.0, 0.5 * 2**n) for n in range(retries))
+
+
 def settings_problems(kwargs: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(kwarg, message) of everything that is wrong with the settings among a reward's kwargs. No message shows a key."""
     given = {one.name: kwargs.get(one.name, one.default) for one in fields(Settings)}

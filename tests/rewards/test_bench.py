@@ -8,12 +8,13 @@ import pytest
 from rich.console import Console
 
 from rewards.bench.battery import LAYOUTS, entries, filled
+from rewards.bench.calls import Subject
 from rewards.bench.gold import Gold, gold_column, golds
 from rewards.bench.report import Finding, Report, histogram, show
-from rewards.bench.run import Plan, bench
+from rewards.bench.run import Plan, _guessed_completions, bench
 from rewards.bench.worker import _invented
 from rewards.contract import available
-from rewards.contract.reward import RewardError
+from rewards.contract.reward import Reward, RewardError, columns_read
 from rewards.contract.text import HIDDEN
 from rewards.sandbox import best_level
 
@@ -316,6 +317,67 @@ def test_right_programs_are_those_of_the_data() -> None:
         compile(text, "made", "exec")
     body = [{"canonical_solution": "    return 1\n"}]  # a body without its head: nothing that can be varied
     assert golds(body, "canonical_solution", given=False)[0] == [None]
+
+
+HEADS = [  # as HumanEval has them: the prompt is the head of the function, the solution its body
+    {
+        "prompt": 'def f(x):\n    """Add one."""\n',
+        "canonical_solution": "    def g(y):\n        return y + 1\n    return g(x)\n",
+        "test": "def check(candidate):\n    assert candidate(1) == 2\n",
+        "entry_point": "f",
+    },
+]
+
+
+def test_a_body_is_a_program_behind_the_head_in_its_prompt() -> None:
+    (gold,) = known(HEADS, "canonical_solution")
+    assert gold.right == (HEADS[0]["prompt"] + HEADS[0]["canonical_solution"]).strip()
+    assert golds(HEADS, "canonical_solution", given=False)[1].startswith("the column prompt continued by")
+    no_head = [{**HEADS[0], "prompt": "Add one."}]
+    assert golds(no_head, "canonical_solution", given=False)[0] == [None]
+
+
+@pytest.mark.slow
+def test_a_code_reward_reads_columns_that_it_does_not_name() -> None:
+    if best_level() is None:
+        pytest.skip("this machine gives no sandbox for code")
+    report = bench(Plan("code.tests", HERE, {"seconds": 1.0}, rows=1), HEADS)
+    assert not report.failed, report.findings
+    assert "reads test, entry_point, canonical_solution;" in found(report)["schema"].seen
+    assert found(report)["notations"].status == found(report)["cheating"].status == "pass"
+
+
+def test_what_a_function_reads_is_what_it_names_or_declares() -> None:
+    def fn(completions, answer, limit=1, **kwargs): ...
+
+    reward = Reward("fn", fn, kwargs={"limit": 2, "by": "grade"})
+    assert columns_read(reward) == ["answer"]
+    fn.one_of_columns, fn.reads_columns, fn.column_kwargs = ("a", "b"), ("b", "c"), ("by",)  # type: ignore[attr-defined]
+    assert columns_read(reward) == ["answer", "a", "b", "c", "grade"]
+
+
+def test_a_row_may_take_as_long_as_the_function_itself_says() -> None:
+    """Eleven tests of five seconds each are no hang: a bound that the function keeps is not cut off."""
+    with Subject({"fn": "code.tests", "kwargs": {"total_seconds": 40.0}}, HERE, 20.0) as subject:
+        described = subject.describe(["tests"])
+        assert described.seconds == 60.0
+        assert {"tests", "entry_point"} <= set(described.columns)
+    with Subject({"fn": "gsm8k.correct"}, HERE, 20.0) as subject:
+        assert subject.describe(["answer"]).seconds == 0.0
+
+
+@pytest.mark.parametrize(
+    ("row", "own"),
+    [
+        ({"input": "30,100,93", "output": "23"}, None),  # d1's Countdown: the target
+        ({"answer": "23", "output": "It is 23."}, "output"),
+        ({"answer": "23", "output": ["23", "24"]}, "output"),
+        ({"answer": "23", "completion": "23"}, "completion"),
+        ({"answer": "It is 23.", "response": "It is 23."}, None),  # what the reward itself reads
+    ],
+)
+def test_completions_are_guessed_where_texts_stand(row: dict[str, Any], own: str | None) -> None:
+    assert _guessed_completions([row] * 3, {"response"}) == own
 
 
 def test_a_code_reward_is_tried_with_programs() -> None:

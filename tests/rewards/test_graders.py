@@ -15,7 +15,7 @@ import pytest
 
 from rewards.contract import Grades, Reward, RewardError, TrainerState, grade, load_rewards
 from rewards.contract.answers import Answer, Task
-from rewards.contract.dealing import Reply, deal
+from rewards.contract.dealing import Reply, _remedy, deal
 from rewards.contract.graders import Graders, Processes, needs_process
 from tests.oracles.rewards import FILE
 
@@ -275,3 +275,19 @@ def test_how_rows_are_dealt(size: int, hanging: set[int]) -> None:
     if hanging and size == 1:
         assert alone[:10] == [pytest.approx(2.0)] * 10  # a quarter of 80 s, among ten
         assert alone[10:] == [pytest.approx(20.0 / len(hanging))] * len(hanging)
+
+
+def test_a_judge_ended_by_the_entry_s_limit_names_both_limits() -> None:
+    """Its requests may take six times 60 s and 15.5 s of pauses, which a batch of 100 s does not wait for."""
+    kwargs = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "rubric": "good?"}
+    (patient,) = load_rewards([{"fn": "judge.rubric", "kwargs": kwargs}], base=Path.cwd())
+    said = _remedy(patient, 100.0)
+    assert "the entry's timeout in rewards, 100 s for a batch" in said
+    assert "kwargs.timeout and kwargs.retries let one row take 376 s: set that timeout to 751 or more" in said
+    (quick,) = load_rewards(
+        [{"fn": "judge.rubric", "kwargs": {**kwargs, "timeout": 10, "retries": 1}}], base=Path.cwd()
+    )
+    assert _remedy(quick, 100.0) == "where it is only slow, raise its timeout in rewards"
+    assert "kwargs.timeout and kwargs.retries let one row take 20 s: set that timeout to 41" in _remedy(quick, 40.0)
+    (plain,) = load_rewards(["gsm8k.correct"], base=Path.cwd())
+    assert _remedy(plain, 1.0) == "where it is only slow, raise its timeout in rewards"

@@ -106,6 +106,20 @@ def test_missing_file_lists_its_neighbours(tmp_path: Path) -> None:
     assert "does not exist" in message
 
 
+def test_what_a_file_imports_is_no_function_of_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass, field\nfrom functools import partial\nfrom math import sqrt\n"
+        "from typing import Any, Callable, Optional\nfrom rewards.extract import text_of as words\n"
+        "class Judge:\n    def __call__(self, **kwargs): ...\n"
+        "def make():\n    def inner(**kwargs): ...\n    return inner\n"
+        "built, some, judge = make(), partial(words), Judge()\ndef brevity(**kwargs): ...\n"
+    )
+    _, message = problem("mine.py:brevty", tmp_path)
+    listed = message.rpartition("it has: ")[2].split(", ")
+    assert listed[0] == "brevity"
+    assert set(listed) == {"brevity", "make", "built", "some", "judge"}
+
+
 def test_missing_function_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("LIMIT = 3\ndef brevity(**kwargs): return []\ndef other(**kwargs): return []\n")
     _, message = problem("mine.py:brevty", tmp_path)

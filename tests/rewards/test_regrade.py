@@ -250,6 +250,27 @@ def test_rows_without_gold_answers_are_noted_and_doubted_where_they_are_most(tmp
     assert most[-1] == "that is most of them: are these files all of the task gsm8k?"
 
 
+@pytest.mark.parametrize("task", ["gsm8k", "math"])
+def test_puzzles_are_no_numbers(tmp_path: Path, task: str) -> None:
+    """A solution of 16 digits can be read as a number, and a countdown's gold holds some: the table alone would look sound."""
+    sudoku = {"question": "Solve the following Sudoku puzzle: 0123000000000000", "ground_truth": "4123231414233241"}
+    pair = {"question": "Numbers: [1, 2]\nTarget: 3", "ground_truth": [[1, 2], 3]}
+    for name, row in (("sudoku", sudoku), ("countdown", pair)):
+        file = written(tmp_path, f"{name}.json", [{**row, "generations": "<answer>1 + 2</answer>"}] * 3)
+        (note,) = regrade(tasks()[task], [file]).notes()
+        assert note.startswith(f"3 of 3 rows are {name} by their question")
+        assert note.endswith(f"Use unmask grade {name} FILES")
+        assert regrade(tasks()[name], [file]).notes() == []
+
+
+def test_formulas_are_doubted_as_answers_of_gsm8k(tmp_path: Path) -> None:
+    rows = [{**D1, "ground_truth": gold} for gold in ("1,450", "$3.50", "so\n#### -7", r"\frac{1}{2}")]
+    assert regrade(tasks()["gsm8k"], [written(tmp_path, "few.json", rows[:3] * 9)]).notes() == []
+    (note,) = regrade(tasks()["gsm8k"], [written(tmp_path, "some.json", rows)]).notes()
+    assert note.startswith("1 of 4 gold answers do not look like answers of gsm8k")
+    assert regrade(tasks()["math"], [written(tmp_path, "some.json", rows[3:])]).notes() == []
+
+
 def test_the_task_of_mbpp_is_no_generation(tmp_path: Path) -> None:
     row = {"task_id": 601, "text": "Write a function.", "test_list": ["assert f(1) == 1"], "code": "def f(x): return x"}
     with pytest.raises(RewardError, match="has no text"):

@@ -71,3 +71,15 @@ def test_a_missing_column_fails_with_the_option_that_maps_it(run):
     result = run("mine.py:close", "--data", "data.jsonl")
     assert result.exit_code == 1
     assert "--columns answer=" in result.output
+
+
+def test_rows_of_a_json_object_need_no_cell_of_one_type(run, tmp_path):
+    """d1's Countdown stores numbers and target as a pair."""
+    rows = [{"question": "q", "generations": "<answer>3</answer>", "ground_truth": [[1, 2], 3], "gold": 3}, {"gold": 4}]
+    (tmp_path / "mixed.json").write_text(json.dumps({"generations": rows}))
+    result = run("mine.py:close", "--data", "mixed.json", "--columns", "answer=gold", "--rows", "1")
+    assert "completions: generations" in " ".join(result.output.split())
+    assert "reads answer" in result.output
+    assert (
+        "there is no column 'golt'" in run("mine.py:close", "--data", "mixed.json", "--columns", "answer=golt").output
+    )

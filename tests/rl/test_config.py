@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rl.config import Problem, RecipeErrors, load_recipe
 from rl.config_errors import COMMAND_LINE
 from rl.config_explain import ELSEWHERE, _all_keys
-from rl.config_schema import Split
+from rl.config_schema import RolloutConfig, Split
 from rl.config_yaml import parse_value, read_yaml, to_yaml
 from rl.recipes import recipe_folder, recipe_names
 from rollouts.spec import SamplerSpec
@@ -249,6 +249,7 @@ def test_switches_may_be_words(word, value):
         ({"warm_start": {"steps": 3}}, "warm_start.data", "is required", None),
         # combinations
         ({"rollout": {"canvas": 100}}, "rollout.block", "100 is not divisible by block 32", None),
+        ({"rollout": {"canvas": 8}}, "rollout.block", "8 is not divisible by block 32", None),
         ({"rollout": {"steps": 12}}, "rollout.steps", "8 blocks", None),
         ({"rollout": {"steps": 4}}, "rollout.steps", "8 blocks", None),
         ({"rollout": {"steps": 512}}, "rollout.steps", "64 steps for a block of 32", None),
@@ -379,6 +380,42 @@ def test_all_problems_come_at_once_with_file_and_line(tmp_path):
     }
     typed = {problem.key: problem.nearest for problem in problems if problem.file == COMMAND_LINE}
     assert typed == {"nonsense": None, "optim.lr": None, "train.update": "train.updates"}
+
+
+@pytest.mark.parametrize("key", sorted(RolloutConfig.model_fields))
+def test_a_misspelt_key_of_the_rollout_is_one_problem(key):
+    """The field it was meant for holds its default, which nobody chose: what hangs on that is not said."""
+    own = {"canvas": 8, "block": 4, "steps": 2, "group_size": 4, "eos": "all", "early_stop": False}
+    value = own.pop(key, "nonsense")
+    problem = only_problem({"rollout": {**own, f"{key}z": value}})
+    assert (problem.key, problem.nearest) == (f"rollout.{key}z", f"rollout.{key}")
+
+
+def test_a_name_from_elsewhere_gives_no_second_problem():
+    problem = only_problem({"rollout": {"gen_length": 8, "block": 4, "steps": 2}})
+    assert (problem.key, problem.nearest) == ("rollout.gen_length", "rollout.canvas")
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"rewards": [{"fn": "sudoku.solve"}], "outcome": "nothing"}, ["rewards.0.fn", "outcome"]),
+        ({"rewards": [{"fn": "sudoku.solve"}], "outcome": "sudoku.solved"}, ["rewards.0.fn"]),  # right once that is mended
+        ({"rewards": [{"fn": "sudoku.solve"}], "outcome": "sudoku.solve"}, ["rewards.0.fn", "outcome"]),
+        ({"rewards": [{"fn": "sudoku.solve", "name": "grid"}], "outcome": "grid"}, ["rewards.0.fn"]),
+        ({"rewards": [{"fn": "none.py:short"}], "outcome": "short"}, ["rewards.0.fn"]),
+        ({"rewards": [{"fn": "none.py:short"}], "outcome": "correct"}, ["rewards.0.fn", "outcome"]),
+        ({"rewards": [{"fn": "sudoku.cells", "kwargs": {"compat": "d2"}}], "outcome": "sudoku.cells_d1"},
+         ["rewards.0.kwargs.compat"]),
+        ({"rewards": [{"fn": "sudoku.solved", "weight": "much"}, {"fn": "sudoku.cels"}], "outcome": "nothing"},
+         ["rewards.0.weight", "rewards.1.fn", "outcome"]),
+        ({"rewards": [{"weight": 1}], "outcome": "nothing"}, ["rewards.0.fn"]),
+        ({"rewards": [{"fm": "sudoku.solved"}], "outcome": "sudoku.solved"}, ["rewards.0.fn", "rewards.0.fm"]),
+        ({"rewards": [5, {"fn": "sudoku.cels"}]}, ["rewards.0", "rewards.1.fn"]),
+    ],
+)  # fmt: skip
+def test_an_unknown_reward_hides_no_other_problem(changes, keys):
+    assert [problem.key for problem in problems_of(merged(GOOD, changes))] == keys
 
 
 def test_the_rendered_text_is_plain(tmp_path):

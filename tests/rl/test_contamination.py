@@ -248,9 +248,9 @@ def test_the_command_counts_and_its_status_says_whether(tmp_path: Path) -> None:
     assert result.exit_code == 1
     for part in (
         "by sudoku (solution grid):",
-        "2 of 4 rows of a.jsonl",
-        "1 of 1 rows of b.jsonl (100.0%)",
-        "3 different keys, 1 held out, 1 in both",
+        "to train on: 2 of 4 rows of a.jsonl",
+        "held out:    1 of 1 rows of b.jsonl (100.0%)",
+        "3 different keys to train on, 1 held out, 1 in both",
     ):
         assert part in result.output
     result = CliRunner().invoke(app, ["overlap", here, there, "--by", "text", "--json"])

@@ -311,7 +311,26 @@ def test_a_column_of_several_types():
 
 
 def test_no_row_left():
-    assert "no row of 2 is left: 2 empty prompt" in error([{"prompt": ""}, {"prompt": ""}])
+    assert "no row of 2 is left: empty prompt (2 rows)" in error([{"prompt": ""}, {"prompt": ""}])
+
+
+@pytest.mark.parametrize(
+    ("positions", "remedy"),
+    [
+        (40, "set rollout.canvas to 25 or less, from 30: the shortest has 15 of the model's 40 positions"),
+        (15, "take shorter prompts: the shortest has 15 tokens, and the model has 15 positions in all"),
+        (None, "lower rollout.canvas by 5 for the shortest to fit (15 tokens)"),
+    ],
+)
+def test_prompts_that_are_all_too_long_say_which_canvas_would_do(positions, remedy):
+    room = (positions or 40) - 30 if positions != 15 else 10
+    model = SimpleNamespace(tokenizer=PLAIN, mask_id=None, max_length=positions)
+    rows = [{"prompt": "x" * 20}, {"prompt": "x" * 15}, {"prompt": ""}]
+    said = error(rows, PromptConfig(max_length="drop"), model, room=room)
+    assert f"no row of 3 is left: prompt longer than {room} tokens (2 rows), empty prompt (1 row)" in said
+    assert remedy in said
+    if positions == 40:  # and it is the right number
+        assert len(load(rows, PromptConfig(max_length="drop"), model, room=positions - 25)) == 1
 
 
 @pytest.mark.parametrize(
@@ -428,3 +447,27 @@ def test_a_jsonl_whose_first_line_is_no_row(tmp_path: Path, line: str) -> None:
     file.write_text(f'{line}\n{{"prompt": "ab"}}\n')
     with pytest.raises(DataError, match="not a row in braces"):
         read_table(Split(path=str(file)), "data.train")
+
+
+def test_a_look_for_the_hub_is_said_before_it_lasts(monkeypatch, caplog):
+    """Without a network the Hub's client tries for more than a minute; the line explains the wait."""
+    import datasets
+    import huggingface_hub
+
+    from rollouts.checkpoints import resolve_folder
+    from rollouts.families import ModelError
+
+    def silent(*_: Any, **__: Any) -> None:
+        said.append(caplog.messages[-1])
+        raise ConnectionError("no network")
+
+    said: list[str] = []
+    monkeypatch.setattr(datasets, "load_dataset", silent)
+    assert "the Hub does not answer (no network)" in error(Split(path="some/rows"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", silent)
+    with pytest.raises(ModelError, match="the hub did not give it"):
+        resolve_folder("some/model")
+    assert said == [
+        "looking for the data set some/rows on the Hub ...",
+        "looking for the model some/model on the Hub ...",
+    ]

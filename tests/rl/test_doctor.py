@@ -27,7 +27,7 @@ def test_a_line_for_everything() -> None:
     checks = examine()
     names = [check.name for check in checks]
     for name in ("python", "packages", "torch", "cpu", "flash attention", "bitsandbytes", "C++ compiler", "ray", "deepspeed",
-                 "vllm", "disk here", "Hub token", "Hub", "trackers"):  # fmt: skip
+                 "vllm", "lm-eval", "reasoning-gym", "openai", "disk here", "Hub token", "Hub", "trackers"):  # fmt: skip
         assert names.count(name) == 1, name
     assert line(checks, "python").status == OK
     assert "torch" in line(checks, "packages").found
@@ -68,6 +68,33 @@ def test_a_core_package_that_is_missing_or_old(
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == (1 if status == FAIL else 0)
     assert ("not ready" in result.stdout) == (status == FAIL)
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [
+        ("ray", "cluster"),
+        ("bitsandbytes", "quant"),
+        ("lm-eval", "eval"),
+        ("reasoning-gym", "tasks"),
+        ("openai", "judge"),
+    ],
+)
+def test_an_extra_is_there_with_its_version_or_named(monkeypatch: pytest.MonkeyPatch, package: str, extra: str) -> None:
+    monkeypatch.setattr(doctor, "version", lambda name: "9.8.7")
+    found = doctor._optional(package, "", extra)
+    assert (found.status, found.found) == (OK, "9.8.7")
+    monkeypatch.undo()
+
+    def version(name: str) -> str:
+        if name == package:
+            raise PackageNotFoundError(name)
+        return real_version(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    found = line(examine(), package)
+    assert found.status == doctor.NOTE
+    assert f"pip install 'unmask[{extra}]'" in found.found
 
 
 def test_a_library_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:

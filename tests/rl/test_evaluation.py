@@ -14,6 +14,7 @@ from rl.errors import CommandError, DataError
 from rl.evaluate import pass_at_k
 from rl.evaluation import evaluate_protocol
 from rl.evaluation_files import Journal, read_rows
+from rl.evaluation_report import _notes
 from rl.evaluation_result import Outcome
 from rl.protocol import load_protocol
 from rl.source import find_source
@@ -270,7 +271,7 @@ def test_a_data_set_of_another_size_is_a_change(home: Path, tmp_path: Path) -> N
         (
             f"prompt.template={'x' * 25}{{note}}",
             DataError,
-            "14 of 24 rows cannot be asked: 14 prompt longer than 32 tokens",
+            "14 of 24 rows cannot be asked: prompt longer than 32 tokens .14 rows.",
         ),
         ("parsers=[gsm8k.correct]", DataError, "parser gsm8k.correct needs a column 'answer'"),
         ("parsers=[gsm8k.corect]", RewardError, "gsm8k.correct"),
@@ -417,3 +418,11 @@ def test_protocols_are_listed() -> None:
     assert "d1-gsm8k-256" in shown.stdout
     recipes = CliRunner().invoke(app, ["recipes", "list"])
     assert "d1-gsm8k" not in recipes.stdout
+
+
+def test_departures_stand_in_one_line() -> None:
+    cell = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 2, "ungraded": {}}
+    result = {"changed": False, "accuracy": {"p": cell}, "departures": ["ties go low; always", "text ends early"]}
+    assert list(_notes(result)) == ["departs from what was published: (1) ties go low; always; (2) text ends early"]
+    assert list(_notes({**result, "departures": ["one"]})) == ["departs from what was published: one"]
+    assert list(_notes({**result, "departures": []})) == []

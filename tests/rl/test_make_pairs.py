@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from rl import make_pairs as module
 from rl.cli import app
 from rl.config_schema import PromptConfig, Split
-from rl.errors import CommandError
+from rl.errors import CommandError, DataError
 from rl.make_pairs import make_pairs
 from rl.pairs import load_pairs
 from rl.progress import Reporter
@@ -168,3 +168,44 @@ def test_pairs_of_a_run_train_offline(toy: str) -> None:
     result = CliRunner().invoke(app, ["train", toy, *settings, "model.path=run/model", "train.out=offline"])
     assert result.exit_code == 0, result.output
     assert read_jsonl(Path("offline/metrics.jsonl"))[0]["preference/score"] == 0.0
+
+
+def held_out(toy: str, tmp_path: Path, **rule: Any) -> str:
+    """The recipe with two of its prompts in data.eval, and a rule on them."""
+    source = json.loads(Path(toy).read_text())
+    held = written([PROMPTS[0], PROMPTS[4]], tmp_path / "held.jsonl")
+    source["data"] |= {"eval": {"path": held}, "hold_out": [{"against": "eval", "by": "text", **rule}]}
+    (tmp_path / "held.yaml").write_text(json.dumps(source))
+    return str(tmp_path / "held.yaml")
+
+
+def test_prompts_that_the_recipe_holds_out_make_no_pairs(toy: str, tmp_path: Path) -> None:
+    """As in training: a run on these pairs would be a run on these prompts."""
+    recipe = held_out(toy, tmp_path, on_overlap="drop", among=["train", "preferences"])
+    result = CliRunner().invoke(app, ["pairs", recipe, "--out", "pairs.jsonl"])
+    assert result.exit_code == 0, result.output
+    record = json.loads(Path("pairs.jsonl.made.json").read_text())
+    assert record["counts"]["prompts"] == 5
+    assert not {row["prompt"] for row in read_jsonl(Path("pairs.jsonl"))} & {"12", "7"}
+    assert "overlap: 2 of 7 rows of data.train and 2 of 2 of data.eval" in " ".join(result.output.split())
+    assert [one["done"] for one in record["overlaps"]] == ["dropped"]
+    # Another held-out set leaves other prompts: not into the same file.
+    written([PROMPTS[1]], tmp_path / "held.jsonl")
+    with pytest.raises(CommandError, match=r"another data\.hold_out"):
+        made(recipe, "pairs.jsonl")
+
+
+def test_held_out_prompts_are_refused_where_the_recipe_refuses_them(toy: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 of 7 rows of data\.train and 2 of 2 of data\.eval are the same"):
+        made(held_out(toy, tmp_path, on_overlap="refuse"), "pairs.jsonl")
+
+
+def test_an_original_s_reward_is_said(toy: str, tmp_path: Path) -> None:
+    source = json.loads(Path(toy).read_text())
+    source["rewards"] = [{"fn": "gsm8k.correct", "kwargs": {"compat": "d1"}}]
+    source["data"]["eval"] = source["data"]["train"]
+    Path("compat.yaml").write_text(json.dumps(source))
+    said = CliRunner().invoke(app, ["pairs", "compat.yaml", "--out", "pairs.jsonl", "data.hold_out=[]"])
+    assert "note: reward gsm8k.correct_d1 is compat: d1" in " ".join(said.output.split())
+    said = CliRunner().invoke(app, ["eval", "compat.yaml"])
+    assert "the accuracy of this run is measured by it" in " ".join(said.output.split())

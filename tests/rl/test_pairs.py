@@ -133,7 +133,7 @@ def test_what_is_dropped_is_counted() -> None:
         ([{"prompt": "1", "chose": "2", "rejected": "3"}], "no column 'chosen'(.|\n)*did you mean 'chose'"),
         ([{"chosen": "12", "rejected": "13"}], "no column 'prompt'(.|\n)*trl.extract_prompt"),
         ([{"prompt": "1", "chosen": "2", "rejected": "123456789"}], "9 tokens, and the canvas has 8(.|\n)*max_length: drop"),
-        ([{"prompt": "1", "chosen": "2", "rejected": "2"}], "no pair of 1 is left: 1 chosen and rejected are equal"),
+        ([{"prompt": "1", "chosen": "2", "rejected": "2"}], "no pair of 1 is left: chosen and rejected are equal .1 row."),
         ([{"prompt": "1", "chosen": 2, "rejected": 3}], "row 0: chosen and rejected must both be text"),
         (
             [{"chosen": [said("user", "1"), said("assistant", "2")], "rejected": [said("user", "3")]}],

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +24,7 @@ from rl.errors import DataError
 from rl.progress import Reporter
 from rl.rewrite import KEY, ROW, Endpoint, RewriteError, rewrite
 
+ROOT = Path(__file__).parents[2]
 SECRET = "sk-never-write-this"
 ROWS = [{"question": f"What is {i} + {i}?", "trace": f"We add {i} and {i}, slowly. #### {2 * i}"} for i in range(12)]
 
@@ -262,3 +267,22 @@ def test_the_command(server: Server, data: Path, tmp_path: Path) -> None:
     assert "the key *** is wrong" in result.output
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert SECRET not in written + result.output
+
+
+def test_ctrl_c_waits_for_no_request_under_way(data: Path, tmp_path: Path) -> None:
+    """An endpoint that takes a request and says nothing for minutes: the command ends, and not after them."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        options = ["--data", str(data), "--url", url, "--model", "m", "--out", str(tmp_path / "short.jsonl")]
+        command = [sys.executable, str(ROOT / "unmask.py"), "rewrite", *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            try:
+                silent.settimeout(50)
+                asked, _ = silent.accept()
+                process.send_signal(signal.SIGINT)
+                said, _ = process.communicate(timeout=8)
+            finally:
+                process.kill()
+            asked.close()
+    assert process.returncode == 130, said
+    assert "Traceback" not in said

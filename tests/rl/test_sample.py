@@ -177,7 +177,7 @@ def test_several_completions_have_streams_of_their_own(home: Path, tmp_path: Pat
         (["run", "--file", "p.txt"], "give jsonl"),
         (["digits", "1", "--canvas", "5", "--block", "2"], "canvas 5 is not divisible by block 2"),
         (["digits", "1", "--canvas", "40"], "leaves no room"),
-        (["digits", "1" * 38, "--canvas", "4"], "try a smaller --canvas"),
+        (["digits", "1" * 38, "--canvas", "4"], "set --canvas to 2 or less, from 4"),
         (["digits", "1", "--selection", "entropie"], "did you mean entropy?"),
         (["digits", "1", "--top-p", "0"], "--top-p"),
         (["digits", "1", "--n", "2"], "add --temperature 1"),
