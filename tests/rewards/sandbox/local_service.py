@@ -24,7 +24,7 @@ from rewards.isolation.interpreter import Interpreter
 from rewards.isolation.keeper import Keeper
 from rewards.isolation.watch import Clock
 
-CELL_SECONDS = 15.0  # the most that a cell may take
+CELL_SECONDS = 10.0  # the most that a cell may take
 # What plays E2B's notebook, inside the sandbox: cells come on its standard input, what they print goes out, a line each.
 NOTEBOOK = """
 import contextlib, io, json, os, sys
