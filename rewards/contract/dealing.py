@@ -84,7 +84,7 @@ def deal(workers: Workers, tasks: Sequence[Task], timeout: float, say: Callable[
     found = [assembled(len(task), part) for task, part in zip(tasks, batch.parts, strict=True)]
     took = time.monotonic() - began
     for i, (task, part) in enumerate(zip(tasks, found, strict=True)):
-        if _tell(task, part, timeout, say):
+        if _tell(task, part, batch.timeouts[i], say):
             found[i] = replace(part, seconds=took)
     return found
 
@@ -93,10 +93,8 @@ def _pieces(tasks: Sequence[Task], count: int) -> list[Piece]:
     """For each process: which rows of which task. Tasks may differ in rows, and what must not be parted (`Task.units`) stays together."""
     jobs: list[Piece] = [[] for _ in range(count)]
     for i, task in enumerate(tasks):
-        full, pieces = (
-            -(-len(task) // count),
-            [[]],
-        )  # rows from which a piece takes no more; so there are at most `count`
+        full = -(-len(task) // count)  # rows from which a piece takes no more; so there are at most `count`
+        pieces: list[list[int]] = [[]]
         for unit in task.units():
             if len(pieces[-1]) >= full:
                 pieces.append([])
@@ -108,8 +106,8 @@ def _pieces(tasks: Sequence[Task], count: int) -> list[Piece]:
 
 @dataclass
 class _Batch:
-    """Tasks while they are dealt. parts: answers so far, for each task; alone: rows
-    that have none, to be called by themselves: one row, or a group that must not be parted."""
+    """Tasks while they are dealt. parts: answers so far, for each task; alone: rows that have none, to be called by themselves: one row,
+    or a group that must not be parted."""
 
     workers: Workers
     tasks: Sequence[Task]

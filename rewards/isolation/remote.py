@@ -13,8 +13,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import select
 import time
+from itertools import islice
 from typing import Any
 
 from rewards.isolation import processes, stdio, wire
@@ -30,15 +32,16 @@ class Session:
     """One run of the submission, as the checker sees it: a process that answers requests until it ends."""
 
     def __init__(self, run: Run, limits: dict[str, float], ahead: list[list[Any]]) -> None:
-        self.run, self.limits, self.ahead = run, limits, ahead
-        self.history: list[list[Any]] = []
-        self.known: list[list[Any]] = []  # requests that the last program made, and
+        self.run, self.limits, self.ahead = run, limits, [json.dumps(request) for request in ahead]
+        # Requests are kept as texts: as values, those of f(1), f(True) and f(1.0) would be equal.
+        self.history: list[str] = []
+        self.known: list[str] = []  # what the last program asked, and
         self.answers: list[str] = []  # its answers
         self.problem = ""
 
     def answer(self, request: list[Any]) -> bytes | None:
         """A frame, or None: the submission answers no more, and `problem` says why. Raises ServiceError."""
-        self.history.append(request)
+        self.history.append(json.dumps(request))
         count = len(self.history)
         if self.known[:count] != self.history:
             self.known = [*self.history, *(self.ahead if count == 1 else [])]
@@ -50,11 +53,14 @@ class Session:
     def _make(self) -> None:
         seconds = self.limits["start_seconds"] + self.limits["seconds"] * len(self.known)
         ran = self.run(program(self.known, self.limits), "", min(seconds, MAX_SECONDS))
-        self.answers = [line for line in ran.output.split("\n") if line][: len(self.known)]
+        lines = islice(re.finditer("[^\n]+", ran.output), len(self.known))  # of what may be many million
+        self.answers = [line.group() for line in lines]
         self.problem = _told(ran, self.limits["seconds"])
 
 
 def _told(ran: Ran, seconds: float) -> str:
+    if ran.problem:
+        return ran.problem
     if ran.status in (None, -14, 142):  # SIGALRM, by which a call that takes too long is ended
         return f"timed out after {seconds:g} s"
     return f"its process ended (exit status {ran.status})"
@@ -66,18 +72,21 @@ def _frame(line: str) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
 
-def program(requests: list[list[Any]], limits: dict[str, float]) -> str:
-    """The worker's text, and a call that makes it answer all requests."""
-    timed = [[limits["start_seconds"] if request[0] == "load" else limits["seconds"], request] for request in requests]
-    return f"{processes.worker_text()}\nimport json\nreplay(json.loads({json.dumps(timed)!r}))\n"
+def program(requests: list[str], limits: dict[str, float]) -> str:
+    """The worker's text, and a call that makes it answer all requests, texts of JSON, of which the first loads the submission."""
+    timed = [f"[{limits['seconds' if index else 'start_seconds']}, {text}]" for index, text in enumerate(requests)]
+    return f"{processes.worker_text()}\nimport json\nreplay(json.loads({'[' + ', '.join(timed) + ']'!r}))\n"
 
 
 def predicted(job: dict[str, Any], first: int) -> list[list[Any]]:
     """Calls with literal arguments, in the order of the text: what the tests from `first` on will most likely ask."""
-    setup = {node.name: node for node in ast.parse(job["setup"]).body if isinstance(node, ast.FunctionDef)}
+    try:
+        setup = {node.name: node for node in ast.parse(job["setup"]).body if isinstance(node, ast.FunctionDef)}
+        trees = [ast.parse(test) for test in job["tests"][first:]]
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return []  # the checker will say so
     calls: list[list[Any]] = []
-    for test in job["tests"][first:]:
-        tree = ast.parse(test)
+    for tree in trees:
         names = {name: name for name in job["names"]}
         checked = _checked(tree, setup, names)
         if checked is not None:  # check(f): the calls stand in `check`, under its parameter's name
@@ -180,13 +189,20 @@ def _round(
             if frame is None:
                 processes.close(replies)
             else:
-                wire.send(replies, frame)
+                _pass_on(replies, frame)
             quiet = time.monotonic()
 
 
 def _one_answer(session: Session, requests: int) -> bytes | None:
     request = wire.receive(requests)
     return None if request is None else session.answer(request)
+
+
+def _pass_on(replies: int, frame: bytes) -> None:
+    try:
+        wire.send(replies, frame)
+    except OSError as error:
+        raise processes.Infrastructure("the checker died") from error
 
 
 def programs(job: dict[str, Any], run: Run, limits: dict[str, float], results: list[tuple[bool, str]]) -> None:
@@ -197,7 +213,7 @@ def programs(job: dict[str, Any], run: Run, limits: dict[str, float], results: l
             results[index:] = [(False, USED_UP)] * (len(results) - index)
             return
         ran = run(job["code"], given, limits["seconds"])
-        problem = "" if ran.status == 0 else _told(ran, limits["seconds"])
+        problem = "" if ran.status == 0 and not ran.problem else _told(ran, limits["seconds"])
         if len(ran.output) > limits["output_bytes"]:
             problem = "wrote too much"
         outcome = stdio.Outcome(ran.output.encode(errors="replace"), problem)

@@ -20,7 +20,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 STARVED = 20.0  # times the limit in wall time, and still not used up: the machine is overloaded
 CHECKING = 4.0  # times the limit: what the tests' own code may compute
-ENTRY = 1024  # bytes that an empty file counts
+ENTRY = 1024  # bytes that an empty file counts: about what the kernel keeps of it
 SPELL = 0.5  # seconds between looks at the time of a whole round
 LOOK = 0.1  # seconds between looks at a tree
 
@@ -87,7 +87,7 @@ def usage(root: int) -> Usage:
 
 def disk(folder: str) -> float:
     """Bytes that a submission's folder takes, infinite where it hides some of it: in folders that are closed, or too deep to
-    be named. A folder in a namespace of its own has a size to begin with."""
+    be named. A folder in a namespace of its own has a size to begin with; see `entries`."""
     taken, places = 0.0, [folder]
     for place in places:
         try:
@@ -104,6 +104,19 @@ def disk(folder: str) -> float:
     return taken
 
 
+def entries(pid: int) -> int:
+    """Bytes that the names in the /tmp in memory of a namespace count, empty files and folders as well. `pid`: its first process.
+
+    bubblewrap can set the size of that file system and not how many files it holds, and the kernel's own number grows with
+    the machine's memory. 0 where we may not look: a bubblewrap that is installed setuid hides it from all but root.
+    """
+    try:
+        room = os.statvfs(f"/proc/{pid}/root/tmp")
+    except OSError:
+        return 0
+    return (room.f_files - room.f_ffree) * ENTRY
+
+
 class Clock:
     """The time of one test. `problem` says what is wrong, once something is; `starved`, that it is the machine.
 
@@ -113,7 +126,8 @@ class Clock:
 
     def __init__(self, interpreter: Interpreter, checker: int, seconds: float, limits: dict[str, float]) -> None:
         self.roots = [interpreter.root] + ([checker] if checker else [])
-        self.seconds, self.limits, self.folder = seconds, limits, interpreter.folder
+        self.seconds, self.limits = seconds, limits
+        self.folder, self.namespace = interpreter.folder, interpreter.child
         self.started = self.looked = time.monotonic()
         self.before: list[Usage] | None = None
         self.starved = False
@@ -127,7 +141,8 @@ class Clock:
         usages = [usage(root) for root in self.roots]
         if self.before is None:
             self.before = usages
-        if self.folder and disk(self.folder) > self.limits["tmp_bytes"]:
+        taken = disk(self.folder) if self.folder else entries(self.namespace)
+        if taken > self.limits["tmp_bytes"]:
             return "wrote too much to disk"
         return self.judge(now - self.started, usages, self.before)
 

@@ -14,7 +14,7 @@ import os
 import struct
 
 MAX_DEPTH = 200  # of nested containers
-MAX_NODES = 4_000_000  # values in one message
+MAX_NODES = 4_000_000  # values in one message, as JSON has them: a list's tag and the parts of a number count, too
 MAX_FRAME = 32 << 20  # bytes of one message
 MAX_TEXT = 10_000  # characters of an exception's text
 _BIG = 1 << 63  # ints from here on travel in hexadecimal: that has no limit of digits and takes linear time
@@ -90,21 +90,25 @@ def describe(error):
     return [["l", *names[:20]], str.__str__(text)]
 
 
-def decode(form, depth=0):
+def decode(form, depth=0, budget=None):
     """The value of a JSON form. Raises BadMessage for anything that `encode` does not write."""
     if form is None or type(form) in (bool, int, float, str):
         return form
     if type(form) is not list or not form or type(form[0]) is not str or depth > MAX_DEPTH + 5:
         raise BadMessage("no plain value")
+    budget = [MAX_NODES] if budget is None else budget
+    budget[0] -= len(form)
+    if budget[0] < 0:
+        raise BadMessage(f"more than {MAX_NODES} values")
     tag, parts = form[0], form[1:]
     try:
         if tag in _CONTAINERS:
-            return _CONTAINERS[tag]([decode(part, depth + 1) for part in parts])
+            return _CONTAINERS[tag]([decode(part, depth + 1, budget) for part in parts])
         if tag == "d" and len(parts) % 2 == 0:
-            values = [decode(part, depth + 1) for part in parts]
+            values = [decode(part, depth + 1, budget) for part in parts]
             return dict(zip(values[::2], values[1::2]))
         if tag == "e" and len(parts) == 2:
-            return exception(decode(parts[0], depth + 1), decode(parts[1], depth + 1))
+            return exception(decode(parts[0], depth + 1, budget), decode(parts[1], depth + 1, budget))
         return _scalar(tag, parts)
     except (TypeError, ValueError, OverflowError) as error:  # an unhashable key, letters that are no digits
         raise BadMessage(f"no plain value: {error}") from None
@@ -152,7 +156,32 @@ def dump(message):
     data = json.dumps(message, separators=(",", ":")).encode("ascii")
     if len(data) > MAX_FRAME:
         raise TooLarge(f"more than {MAX_FRAME} bytes")
+    if crowded(data):
+        raise TooLarge(f"more than {MAX_NODES} values")
     return struct.pack("<I", len(data)) + data
+
+
+def crowded(data):
+    """Whether a JSON text holds more than MAX_NODES values, told without building them: parsed, three bytes become ninety.
+
+    Each value follows a comma, a colon or a bracket. Where those in texts alone may be what makes them many, texts are left
+    out, a piece at a time.
+    """
+    if _marks(data) <= MAX_NODES:
+        return False
+    data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    found, inside = 0, 0
+    for start in range(0, len(data), 1 << 20):
+        parts = data[start : start + (1 << 20)].split(b'"')
+        found += _marks(b"".join(parts[inside::2]))
+        if found > MAX_NODES:
+            return True
+        inside ^= (len(parts) - 1) % 2
+    return False
+
+
+def _marks(data):
+    return sum(map(data.count, (b",", b":", b"[", b"{")))
 
 
 def send(fd, frame):
@@ -163,7 +192,7 @@ def send(fd, frame):
 
 
 def receive(fd):
-    """The next message, None at the end of the stream. Raises BadMessage, also for a length beyond MAX_FRAME."""
+    """The next message, None at the end of the stream. Raises BadMessage, also beyond MAX_FRAME bytes or MAX_NODES values."""
     head = _exactly(fd, 4)
     if head is None:
         return None
@@ -173,6 +202,8 @@ def receive(fd):
     data = _exactly(fd, size)
     if data is None:
         return None
+    if crowded(data):
+        raise BadMessage(f"more than {MAX_NODES} values")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

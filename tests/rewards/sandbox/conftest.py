@@ -115,6 +115,7 @@ def facts(marker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
             "driver": os.getpid(),
             "port": service.getsockname()[1],
             "abstract": abstract,
+            "seconds": LIMITS.seconds,
             "memory": LIMITS.memory_bytes,
             "file_bytes": LIMITS.file_bytes,
             "tmp_bytes": LIMITS.tmp_bytes,

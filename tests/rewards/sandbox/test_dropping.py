@@ -15,6 +15,7 @@ from rewards.sandbox import Job, Limits, Sandbox, StdioTest
 from tests.rewards.sandbox.conftest import LIMITS
 
 SLOW = "import time\ndef f(x):\n    time.sleep(0.4)\n    return x"
+ATTEMPTS = Path(__file__).parent / "attempts"
 DEEP = """
 import os
 os.chdir(os.environ.get("TMPDIR", "/tmp"))
@@ -103,6 +104,13 @@ def test_disk_counts_what_is_hidden(tmp_path: Path) -> None:
         handle = inner
     os.close(handle)
     assert disk(str(tmp_path)) == float("inf")
+
+
+def test_empty_files_take_room(strong: Sandbox, facts: dict[str, object]) -> None:
+    """Also at level "namespace", where the size of a /tmp in memory does not bound how many there are."""
+    code = (ATTEMPTS / "many_empty_files.py").read_text().replace("FACTS: dict = {}", f"FACTS: dict = {facts!r}")
+    (report,) = strong.check([Job("item", "function", code, ("assert f(0)",), ("f",))])
+    assert report.details == ("wrote too much to disk",)
 
 
 def test_processes_that_wait_for_each_other_are_no_busy_machine() -> None:

@@ -7,18 +7,18 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from rewards.isolation.remote import predicted
-from rewards.isolation.service import _CELL
+from rewards.isolation.remote import Session, predicted
+from rewards.isolation.service import _CELL, Ran
 from rewards.sandbox import Job, Limits, Remote, Report, Sandbox, SandboxError, StdioTest
 
 LIMITS = Limits(seconds=1.0, start_seconds=5.0, job_seconds=30.0)
-PATH = Path(__file__).parent / "attempts"
 
 
 class Service(BaseHTTPRequestHandler):
@@ -168,15 +168,24 @@ def test_programs_and_puzzles(sandbox: Sandbox) -> None:
     assert reports[1].solved
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["forge_reply", "print_markers", "equal_to_all", "str_subclass", "patch_runner", "giant_digits", "close_files"],
-)
-def test_attempts_gain_nothing(name: str, sandbox: Sandbox) -> None:
-    code = (PATH / f"{name}.py").read_text()
-    report = check(sandbox, code, "assert f(0) == 'unmask-secret-5'", "assert str(f(1)).startswith('escaped')")
-    assert not any(report.passed)
-    assert report.infrastructure is None
+def test_equal_arguments_of_different_types_are_different_calls(sandbox: Sandbox) -> None:
+    """`f(1)` is read ahead, and `f(True)` is asked first."""
+    report = check(
+        sandbox, "f = repr", "x = True\nassert f(x) == 'True'", "assert f(1) == '1'", "assert f(1.0) == '1.0'"
+    )
+    assert report.passed == (True, True, True), report
+
+
+def test_lines_without_end_are_not_kept() -> None:
+    session = Session(lambda *_: Ran('["loaded"]\n' + "\n" * 1000 + "1\n2\n3\n", 0), asdict(LIMITS), [["call", "f"]])
+    assert session.answer(["load", "", ""]) == b'\x0a\0\0\0["loaded"]'
+    assert session.answers == ['["loaded"]', "1"]
+
+
+def test_tests_that_are_no_python_are_not_read_ahead() -> None:
+    for wrong in ("assert f(", "\0", "(" * 1000):
+        assert predicted({"setup": wrong, "tests": ["f(1)"], "names": ["f"], "mutation": False}, 0) == []
+        assert predicted({"setup": "", "tests": [wrong], "names": ["f"], "mutation": False}, 0) == []
 
 
 def test_keys_go_where_they_belong(sandbox: Sandbox, service: tuple[str, type[Service]]) -> None:
@@ -251,7 +260,7 @@ def test_what_is_read_ahead_is_what_tests_ask() -> None:
 
 
 def test_the_notebook_cell_is_python() -> None:
-    cell = _CELL.format(program="print('ü\\n')", stdin="a'\"", seconds=1.5)
+    cell = _CELL.format(program="print('ü\\n')", stdin="a'\"", seconds=1.5, most=9)
     stated = {node.value for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Constant)}
     assert {"print('ü\\n')", "a'\"", 1.5} <= stated  # whatever quotes stand in them
 

@@ -110,6 +110,46 @@ def test_depth_and_size_have_limits() -> None:
         wire.dump("x" * (wire.MAX_FRAME + 1))
 
 
+def values(form: Any) -> int:
+    """How many values a JSON form holds, itself included; keys count."""
+    if isinstance(form, dict):
+        return 1 + sum(1 + values(item) for item in form.values())
+    return 1 + sum(map(values, form)) if isinstance(form, list) else 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(FORMS, st.lists(st.text(st.sampled_from('",:[{\\x'), max_size=6), max_size=4), st.integers(0, 12))
+def test_values_are_counted_without_building_them(form: Any, texts: list[str], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "MAX_NODES", most)
+        data = json.dumps([form, *texts], separators=(",", ":")).encode()
+        found = values(json.loads(data))
+        if wire.crowded(data):
+            assert 2 * found > most  # each value has at most a mark before it and one that opens it
+        else:
+            assert found <= most + 1
+
+
+def test_a_message_holds_a_bounded_number_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_NODES", 10_000)  # less to build, and the same code
+    many = b"[" + b"[]," * (wire.MAX_NODES // 2) + b"[]]"
+    for data in (many, b'["' + b'","' * wire.MAX_NODES + b'"]', b'["\\\\",' + b"0," * wire.MAX_NODES + b"0]"):
+        assert wire.crowded(data)
+    with pytest.raises(wire.BadMessage, match="values"):
+        exchange(len(many).to_bytes(4, "little") + many)
+    with pytest.raises(wire.TooLarge, match="values"):
+        wire.dump(wire.encode([[]] * (wire.MAX_NODES // 2)))
+    with pytest.raises(wire.BadMessage, match="values"):
+        wire.decode(["l", *[0] * wire.MAX_NODES])
+    with pytest.raises(wire.BadMessage, match="values"):
+        wire.decode(["l", ["l", *[0] * (wire.MAX_NODES // 2)], ["l", *[0] * (wire.MAX_NODES // 2)]])
+
+
+def test_marks_in_a_text_are_no_values() -> None:
+    text = "[,]{:}" * 800_000 + '\\"' * 400_000
+    assert sent([text, 1]) == [text, 1]
+
+
 def exchange(data: bytes) -> object:
     read, write = os.pipe()
     try:
