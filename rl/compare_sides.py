@@ -73,7 +73,7 @@ def read_sides(paths: Sequence[Path]) -> tuple[list[list[Side]], list[str]]:
         fresh = [place for place in whole if place.resolve() not in seen]
         seen |= {place.resolve() for place in fresh}
         found.append([read_side(place) for place in fresh])
-    return found, list(dict.fromkeys(notes))
+    return [one for one in found if one], list(dict.fromkeys(notes))
 
 
 def _below(path: Path) -> Iterator[Path]:

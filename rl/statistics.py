@@ -186,8 +186,8 @@ def smallest_seen(differences: np.ndarray, labels: Sequence[Hashable] | None = N
 
         (z_(1 - 0.025 / looks) + z_0.8) * standard error of the mean difference, clustered as in `proportion`
 
-    looks: of how many comparisons it is one. Holm's first step asks 0.05 / looks, and later ones less, so that among several this is what
-    the comparison can count on, and not the least that it may find.
+    looks: of how many comparisons it is one. Holm's first step asks for p below 0.05 / looks, and later steps for less, so that this is
+    what a comparison finds wherever it stands in the order of p.
 
     NaN with fewer than two clusters. Where no pair differs, the rate of differing pairs is taken as its upper 95 % limit, 1 - 0.05^(1/G).
     """
