@@ -46,5 +46,7 @@ def test_the_toy_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert one["found"]["words"] in result.stdout
         folder = next(Path("evals").glob(f"{one['protocol']}-{one['model']}-*"))
         saved = json.loads((folder / "result.json").read_text())["accuracy"]["digit"]
-        assert [one["other"][key] for key in ("value", "low", "high")] == [saved[key] for key in ("value", "low", "high")]
+        assert [one["other"][key] for key in ("value", "low", "high")] == [
+            saved[key] for key in ("value", "low", "high")
+        ]
         assert scores_of(read_side(folder).rows, "digit").mean() == one["found"]["b"]
