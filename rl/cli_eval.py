@@ -193,7 +193,7 @@ def compare(
     results: Annotated[
         list[Path],
         typer.Argument(
-            metavar="BASE OTHER...",
+            metavar="RESULT",
             help="Folders that unmask eval wrote, their samples.parquet, or folders that hold several of them, by other protocols or of "
             "other models. The model of the first is the base.",
             show_default=False,
@@ -204,7 +204,7 @@ def compare(
         typer.Option(
             "--parser",
             metavar="NAME",
-            help="Whose scores; again for more, or all.  [default: of two results all, of more the first of each protocol]",
+            help="Whose scores; again for more, or all. Default: of two results all, of more the first of each protocol.",
             show_default=False,
         ),
     ] = None,

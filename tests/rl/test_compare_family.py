@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rl.cli import app
-from rl.compare import ALPHA, Comparison, compare
+from rl.compare import ALPHA, Comparison, compare, verdict_of
 from rl.compare_family import Family, compare_models, compare_results
 from rl.compare_picture import draw
 from rl.compare_report import show
@@ -156,6 +156,23 @@ def test_no_verdict_without_holm() -> None:
             assert (one.found.verdict == "none") == (not outside and one.found.p_value >= ALPHA)
             verdicts.append(one.found.verdict)
     assert "unsettled" in verdicts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "adjusted", "verdict"),
+    [
+        (0.1, 0.3, 0.01, 0.04, "better"),
+        (-0.3, -0.1, 0.01, 0.04, "worse"),
+        (0.1, 0.3, 0.01, 0.06, "unsettled"),  # not after Holm
+        (0.1, 0.3, 0.06, 0.06, "unsettled"),  # the interval alone
+        (-0.1, 0.3, 0.01, 0.04, "unsettled"),  # the test alone
+        (-0.1, 0.3, 0.06, 0.06, "none"),
+    ],
+)
+def test_a_verdict_takes_interval_and_test(
+    low: float, high: float, p_value: float, adjusted: float, verdict: str
+) -> None:
+    assert verdict_of({"low": low, "high": high, "value": (low + high) / 2}, p_value, adjusted) == verdict
 
 
 # ---- the words
