@@ -21,7 +21,8 @@ from rl.run import provenance
 from rollouts.decoders import build_decoder, checkpoint_layers
 from rollouts.families import LLADA
 from rollouts.lora import LoraSpec, add_lora
-from rollouts.models import DTYPES, Policy
+from rollouts.models import DTYPES
+from rollouts.policy import Policy
 from rollouts.tiny import character_tokenizer
 from rollouts.tokens import SpecialIds
 

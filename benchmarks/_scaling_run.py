@@ -216,13 +216,12 @@ class Pool:
         self.ray.shutdown()
 
 
-def simulated(pool: Pool, adapter_mb: float) -> type:
-    """`rl.cluster.Cluster` with workers out of the pool; everything else in it is the real one."""
-    from ray.util.placement_group import remove_placement_group  # type: ignore[import-not-found]
-
+def simulated(pool: Pool, adapter_mb: float) -> tuple[type, type]:
+    """`rl.cluster.Cluster` and `rl.site.Site` with workers out of the pool; everything else in them is the real one."""
     from rl.cluster import Cluster
+    from rl.site import Site
 
-    class Simulated(Cluster):
+    class SimulatedSite(Site):
         def actor(self, kind: type, bundle: int, gpus: float, name: str, *arguments: Any) -> Any:
             what, _, number = name.rpartition("-")
             told = {"number": int(number), "piece": PIECE_SECONDS, "call": CALL_SECONDS, "mask": pool.mask}
@@ -230,6 +229,7 @@ def simulated(pool: Pool, adapter_mb: float) -> type:
             worker.begin.remote(told)
             return worker
 
+    class SimulatedCluster(Cluster):
         def learner(self, policy: Any, section: str, total_steps: int, micro_batch: int) -> Any:
             """The first rank learns how many bytes to publish under each of the driver's names."""
             own = {name: p.numel() for name, p in policy.named_parameters() if p.requires_grad}
@@ -245,9 +245,9 @@ def simulated(pool: Pool, adapter_mb: float) -> type:
             return super().learner(policy, section, total_steps, micro_batch)
 
         def close(self) -> None:
-            remove_placement_group(self.places.group)
+            self.site.clear()
 
-    return Simulated
+    return SimulatedCluster, SimulatedSite
 
 
 def measure(cell: Cell, pool: Pool) -> dict[str, Any]:
@@ -263,7 +263,9 @@ def measure(cell: Cell, pool: Pool) -> dict[str, Any]:
     rows = [{"prompt": f"{number:04d}" + "x" * (PROMPT - 4)} for number in range(cell.prompts)]
     try:
         with ExitStack() as stack:
-            stack.enter_context(mock.patch("rl.cluster.Cluster", simulated(pool, cell.adapter_mb)))
+            cluster, site = simulated(pool, cell.adapter_mb)
+            stack.enter_context(mock.patch("rl.cluster.Cluster", cluster))
+            stack.enter_context(mock.patch("rl.cluster.Site", site))
             for module, name, phase in BEGINS:
                 owner: Any = getattr(rl, module.partition(".")[2])
                 for part in name.split("."):

@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks import _common as common
 from benchmarks import published
 from rollouts.engine import generate
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import RolloutBatch
 

@@ -31,7 +31,7 @@ from rl.masks import MaskPlan, PlanKey
 from rl.method import Clipped, Method
 from rl.scored import ScoredBatch
 from rl.step import train_step
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.spec import SamplerSpec
 from rollouts.trajectory import FINISH_LENGTH, RolloutBatch
 

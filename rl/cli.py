@@ -193,11 +193,11 @@ def _errors_for_people() -> Iterator[None]:
     except _loaded(
         ("rl.config_errors", "RecipeErrors"),
         ("rl.plan", "PlanErrors"),
-        ("rl.tables", "DataError"),
+        ("rl.errors", "DataError"),
         ("rollouts.families", "ModelError"),
         ("rewards.contract.load", "RewardError"),
         ("rl.resume", "ResumeError"),
-        ("rl.source", "CommandError"),
+        ("rl.errors", "CommandError"),
         ("rl.report", "ReportError"),
     ) as error:
         _fail(str(error))

@@ -111,7 +111,7 @@ def _by_recipe(
     toy: bool,
     for_protocols: list[str],
 ) -> None:
-    from rl.source import CommandError
+    from rl.errors import CommandError
 
     _check_name(target)
     if for_protocols:
@@ -132,8 +132,8 @@ def _by_recipe(
 def _check_name(target: str) -> None:
     """Raises CommandError for a name that is nothing, and near that of a protocol."""
     from rl.config_errors import nearest
+    from rl.errors import CommandError
     from rl.recipes import protocol_names, recipe_names
-    from rl.source import CommandError
 
     if target in recipe_names() or Path(target).expanduser().exists():
         return
@@ -149,8 +149,9 @@ def _by_protocol(
 ) -> None:
     from rich.console import Console
 
+    from rl.errors import CommandError
     from rl.protocol import load_protocol
-    from rl.source import CommandError, find_source
+    from rl.source import find_source
 
     if toy:
         raise CommandError(

@@ -65,7 +65,8 @@ def made_small(
 
     unused, provided: what the command drops of the recipe or brings along, as `rl.toy.toy_recipe` needs to read it.
     """
-    from rl.source import CommandError, locate_run
+    from rl.errors import CommandError
+    from rl.source import locate_run
     from rl.toy import describe, toy_recipe
 
     if any(weights) or locate_run(recipe):
@@ -142,8 +143,9 @@ def report(
     ] = None,
 ) -> None:
     """One self-contained HTML page about a run, or about several side by side."""
+    from rl.errors import CommandError
     from rl.report import write_report
-    from rl.source import CommandError, check_file, check_runs
+    from rl.source import check_file, check_runs
 
     check_runs(runs)
     if out is not None:

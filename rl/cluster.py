@@ -4,7 +4,7 @@ The rest of the program sees a `Crew` (the ranks of a `LearnerGroup`) and a `Sam
 group: Ray Train would own the loop, and the pools of Ray's utilities restart nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +12,19 @@ from threading import Event
 from typing import Any
 
 import ray  # type: ignore[import-not-found]
-from ray.util.placement_group import remove_placement_group  # type: ignore[import-not-found]
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # type: ignore[import-not-found]
 
 from rewards.contract.graders import Graders
-from rl.backends import TrainingError
 from rl.config import Recipe
+from rl.crew import RayCrew
 from rl.graders import RayWorkers
 from rl.learners import ClusterError, LearnerGroup, LearnersLostError
-from rl.placement import LOST, cause, check_room, connect, gathered, place, raised, started
-from rl.rank import Rank
+from rl.placement import check_room, connect, place
 from rl.sampler_pool import Pinned, RaySamplers, Watch
 from rl.setup import Setup
+from rl.site import Site
 from rl.wire import teach
 
 LOGS = "logs"
-TAIL = 15  # lines of a failing worker's log that are shown
 
 
 class Cluster:
@@ -35,15 +32,14 @@ class Cluster:
 
     def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
         teach()
-        self.recipe, self.logs, self.say = recipe, folder / LOGS, say
-        self.places = place(recipe)
+        self.recipe, self.site = recipe, Site(recipe, folder / LOGS, say, place(recipe))
         self.lost = 0  # times in a row that the learners were started anew
         self.restarted = 0  # times in all
         try:
-            self.crew = RayCrew(self)
-            self.samplers = RaySamplers(self)
+            self.crew = RayCrew(self.site)
+            self.samplers = RaySamplers(self.site, self.crew)
         except ClusterError:
-            remove_placement_group(self.places.group)  # which ends whatever stands in it
+            self.site.clear()
             raise
         self.graders: RayWorkers | None = None
 
@@ -55,11 +51,11 @@ class Cluster:
         mark = setup.mark
         if self.recipe.cluster.reward_workers:
             entries = [entry.model_dump() for entry in setup.recipe.rewards]
-            self.graders = workers = RayWorkers(self, [*entries, *setup.extra_rewards])
-            mark = Graders(lambda: workers, timeout=self.recipe.cluster.reward_timeout, say=self.say)
+            self.graders = workers = RayWorkers(self.site, [*entries, *setup.extra_rewards])
+            mark = Graders(lambda: workers, timeout=self.recipe.cluster.reward_timeout, say=self.site.say)
         return replace(setup, sampler=self.samplers if self.samplers.workers else None, mark=mark)
 
-    def pinned(self, leave: Event) -> "Pinned":
+    def pinned(self, leave: Event) -> Pinned:
         """As `rl.learners.Workers` says."""
         return self.samplers.now(leave)
 
@@ -89,101 +85,12 @@ class Cluster:
             found["workers/waiting"] = samplers.pieces / len(idle)
         return found
 
-    def actor(self, kind: type, bundle: int, gpus: float, name: str, *arguments: Any) -> Any:
-        """A worker in its place; it prints to a file of its own."""
-        options = {
-            "num_gpus": gpus,
-            "num_cpus": self.recipe.cluster.cpus_per_worker,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.places.group, bundle),
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.recipe.train.threads or 1)}},
-        }
-        worker = ray.remote(kind).options(**options).remote(*arguments, log=self._log(name))
-        worker.__ray_call__.remote(teach)  # before anything else that it is asked
-        return worker
-
-    def free_actor(self, kind: type, name: str, *arguments: Any) -> Any:
-        """A worker without GPU, wherever there is room for it."""
-        return (
-            ray.remote(kind)
-            .options(num_cpus=self.recipe.cluster.cpus_per_worker)
-            .remote(*arguments, log=self._log(name))
-        )
-
-    def started(self, calls: Sequence[Any], names: Sequence[str]) -> list[Any]:
-        """As `rl.placement.started`, in the time of the recipe."""
-        return started(calls, names, self.recipe.cluster.start_timeout, self.tail)
-
-    def _log(self, name: str) -> str:
-        return str((self.logs / f"{name}.log").absolute())
-
-    def tail(self, name: str) -> str:
-        """The last lines that a worker printed."""
-        path = self.logs / f"{name}.log"
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        shown = "\n".join(f"    {line}" for line in lines[-TAIL:])
-        return f"; the end of {path}:\n{shown}" if shown else f"; {path} says nothing"
-
     def close(self) -> None:
         """End every worker."""
         graders = self.graders.actors if self.graders else []
         for worker in [*self.crew.workers, *self.samplers.workers, *graders]:
             ray.kill(worker)
-        remove_placement_group(self.places.group)
-
-
-class RayCrew:
-    """The ranks. When one is lost, all are: the others wait for it inside."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster, self.owner = cluster, None
-        self.workers: list[Any] = []
-        self.start()
-
-    def start(self) -> None:
-        """All ranks anew. Raises LearnersLostError where one dies meanwhile, ClusterError where it cannot start."""
-        for worker in self.workers:
-            ray.kill(worker)
-        recipe, places, self.owner = self.cluster.recipe, self.cluster.places, None
-        count = recipe.cluster.learners
-        self.workers = [
-            self.cluster.actor(Rank, bundle, places.gpus_per_learner, f"learner-{i}", recipe, i, count)
-            for i, bundle in enumerate(places.of_learners)
-        ]
-        names = [f"learner-{number}" for number in range(count)]
-        try:
-            (self.address,) = self.cluster.started([self.workers[0].meeting_place.remote()], names)
-            self.cluster.started([worker.join.remote(self.address) for worker in self.workers], names)
-        except ClusterError as error:
-            if isinstance(error.__cause__, LOST) and raised(error.__cause__) is None:
-                raise LearnersLostError(str(error)) from error
-            raise
-
-    def __len__(self) -> int:
-        return len(self.workers)
-
-    def share(self, value: Any) -> Any:
-        return value if isinstance(value, ray.ObjectRef) else ray.put(value)
-
-    def call(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return self._all(
-            [getattr(worker, verb).remote(*own) for worker, own in zip(self.workers, arguments, strict=True)]
-        )
-
-    def keep(self, verb: str, *arguments: Any) -> tuple[Any, Any]:
-        calls = [getattr(worker, verb).options(num_returns=2).remote(*arguments) for worker in self.workers]
-        return calls[0][0], self._all([small for _, small in calls])[0]
-
-    def _all(self, calls: Sequence[Any]) -> list[Any]:
-        """What every rank returns. Raises LearnersLostError where one died, TrainingError where one raised."""
-        found, failed = gathered(calls)
-        if failed is None:
-            return found
-        number, error = failed
-        if isinstance(error, LOST):
-            raise LearnersLostError(
-                f"a learner died: {cause(error)}{self.cluster.tail(f'learner-{number}')}"
-            ) from error
-        raise TrainingError(f"a learner: {cause(error)}") from error
+        self.site.clear()
 
 
 @contextmanager

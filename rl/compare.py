@@ -10,10 +10,10 @@ import numpy as np
 
 from rl.compare_sides import MixError, Side, read_side, unlike
 from rl.config_errors import nearest
+from rl.errors import CommandError
 from rl.evaluate import paired_gain
 from rl.evaluation_result import scores_of
 from rl.protocol_items import by_prompt
-from rl.source import CommandError
 from rl.statistics import holm, mcnemar, sign_flip, smallest_seen
 from rollouts.streams import Purpose, stream
 

@@ -19,8 +19,8 @@ from rl.compare import (
 )
 from rl.compare_models import Pair, mixed, paired, weights_of
 from rl.compare_sides import Side, read_sides
+from rl.errors import CommandError
 from rl.evaluation_result import scores_of
-from rl.source import CommandError
 from rl.statistics import Proportion, holm, proportion
 
 EVERY = "all"  # in place of the names of parsers

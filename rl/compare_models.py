@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rl.compare import check_alike
 from rl.compare_sides import MixError, Side, natural, unlike
-from rl.source import CommandError
+from rl.errors import CommandError
 
 PARTS = ("checkpoints", "adapter", "model")  # of a run's folder, and no name of a model
 

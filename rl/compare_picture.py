@@ -9,7 +9,7 @@ from typing import Any
 from rl.compare import Comparison, Difference
 from rl.compare_family import Family
 from rl.compare_report import grouped
-from rl.source import CommandError
+from rl.errors import CommandError
 
 KINDS = (".png", ".svg", ".pdf")
 COLORS = {"better": "#0b4f8a", "worse": "#c46a1b", "unsettled": "#8a3b8f", "none": "#7a8794"}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl.errors import CommandError
 from rl.evaluation_files import RESULT, SAMPLES, STATE, read_rows
-from rl.source import CommandError
 
 SHOWN = 5  # differences of two protocols that are written out
 BULKY = ("token_ids", "reveal_step", "model_input", "generated", "completion")  # no comparison reads them

@@ -1,31 +1,28 @@
-"""Which choices of a method have a meaning together. Every refusal names its remedy; `rl.method.Method.problems` collects them."""
+"""Which choices of a method have a meaning together. Every refusal names its remedy."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rl.advantages import GROUP_ADVANTAGES
 from rl.correction import unrecorded
 from rl.estimators import Blockwise
 from rl.likelihood import BaseEstimator, Trajectory
+from rl.method import Method
 from rl.objectives import Clipped, LinearBound, Raft, Stepwise, WeightedCrossEntropy
 from rl.preference import Dpo
 from rollouts.spec import SamplerSpec
-
-if TYPE_CHECKING:
-    from rl.method import Method
 
 # (key, message with remedy)
 Problem = tuple[str, str]
 
 
-def problems(method: "Method", sampler: SamplerSpec, group_size: int) -> list[Problem]:
+def problems(method: Method, sampler: SamplerSpec, group_size: int) -> list[Problem]:
     """``(key, message with remedy)`` for every combination that has no meaning; empty if sound."""
     found = [*_of_the_advantage(method, group_size), *_of_the_estimator(method, sampler)]
     found += [*_of_the_objective(method), *_of_the_kl(method, sampler), *_of_the_correction(method, sampler)]
     return [*found, *_unnamed(method, sampler)]
 
 
-def _of_the_advantage(method: "Method", group_size: int) -> Iterator[Problem]:
+def _of_the_advantage(method: Method, group_size: int) -> Iterator[Problem]:
     key, name, objective, estimator = "advantage", method.advantage, method.objective, method.estimator
     if name in GROUP_ADVANTAGES and group_size < 2:
         said = f"{name} compares the rollouts of a prompt, but rollout.group_size is {group_size}"
@@ -48,7 +45,7 @@ def _of_the_advantage(method: "Method", group_size: int) -> Iterator[Problem]:
         yield "estimator.kind", f"{said}; use estimator x0_action or trajectory"
 
 
-def _of_the_estimator(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
+def _of_the_estimator(method: Method, sampler: SamplerSpec) -> Iterator[Problem]:
     estimator = method.estimator
     if isinstance(estimator, Blockwise) and (estimator.sample_blocks or 0) > sampler.blocks:
         said = f"{estimator.sample_blocks} is more than the {sampler.blocks} blocks of rollout.canvas"
@@ -92,7 +89,7 @@ def _of_the_order(estimator: Trajectory, sampler: SamplerSpec) -> Iterator[Probl
         yield "estimator.order", f"{said}; use rollout.selection: confidence, or order: false"
 
 
-def _of_the_objective(method: "Method") -> Iterator[Problem]:
+def _of_the_objective(method: Method) -> Iterator[Problem]:
     """What an objective asks of the estimator's unit."""
     key, estimator, objective = "estimator.unit", method.estimator, method.objective
     unit, whole = estimator.unit, estimator.unit == "sequence"
@@ -112,7 +109,7 @@ def _of_the_objective(method: "Method") -> Iterator[Problem]:
         yield from _of_pairs(method)
 
 
-def _of_pairs(method: "Method") -> Iterator[Problem]:
+def _of_pairs(method: Method) -> Iterator[Problem]:
     """A pair compares two whole answers, and needs both."""
     estimator = method.estimator
     if estimator.unit != "sequence":
@@ -125,7 +122,7 @@ def _of_pairs(method: "Method") -> Iterator[Problem]:
         yield "mask_truncated", "leaving single rollouts out would tear pairs apart; set mask_truncated: false"
 
 
-def _of_the_kl(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
+def _of_the_kl(method: Method, sampler: SamplerSpec) -> Iterator[Problem]:
     key, estimator = "kl.estimator", method.estimator
     if isinstance(method.objective, Raft) and method.kl.beta > 0:
         yield "kl.beta", "objective raft has no reference term; set kl.beta: 0"
@@ -143,7 +140,7 @@ def _of_the_kl(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
         yield key, "exact is of tokens, and the order is no token; with order: true use kl.estimator: k2"
 
 
-def _of_the_correction(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
+def _of_the_correction(method: Method, sampler: SamplerSpec) -> Iterator[Problem]:
     """A weight of a whole row needs the law that drew it, and a loss that is an expectation over rows."""
     if method.correction is None:
         return
@@ -171,7 +168,7 @@ def _of_the_unit(estimator: BaseEstimator) -> Iterator[Problem]:
         yield "correction.per", f"{said}; {remedy}"
 
 
-def _unnamed(method: "Method", sampler: SamplerSpec) -> Iterator[Problem]:
+def _unnamed(method: Method, sampler: SamplerSpec) -> Iterator[Problem]:
     """What is an approximation and does not say so."""
     if method.correction is not None and "truncated_correction" not in method.approximations:
         said = f"weights above {method.correction.most:g} are cut, which biases the gradient"

@@ -8,6 +8,7 @@ from pathlib import Path
 from rewards.contract.load import load_rewards
 from rewards.contract.reward import RewardError
 from rewards.overlap import KINDS
+from rl import compatibility
 from rl.cluster_checks import cluster_problems
 from rl.config_errors import listing, nearest
 from rl.config_schema import HoldOut, Recipe, Split
@@ -53,7 +54,7 @@ def checks(recipe: Recipe, provided: Collection[str], command: str) -> Iterator[
     if recipe.data.preferences is not None:
         yield from _preferences(recipe, provided)
     told = {check.keys[0] for check in sampler}
-    for key, message in recipe.method.problems(recipe.rollout.sampler, recipe.rollout.group_size):
+    for key, message in compatibility.problems(recipe.method, recipe.rollout.sampler, recipe.rollout.group_size):
         involved = tuple(re.findall(r"rollout\.\w+", message))
         if not told.intersection(involved):
             # What goes together with what hangs on all of these: where one could not be read, a default stands in for it.

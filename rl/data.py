@@ -13,22 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rl.config_errors import listing, nearest
 from rl.config_schema import PromptConfig, Split
-from rl.tables import DataError, as_table, read_table, source_of
+from rl.errors import DataError
+from rl.tables import as_table, read_table, source_of
 from rollouts.streams import Purpose, stream
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-__all__ = [
-    "DataError",
-    "Prompt",
-    "PromptSet",
-    "batches",
-    "check_columns",
-    "check_completions",
-    "load_split",
-    "template_fields",
-]
 
 Message = dict[str, Any]
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from rl.diagnose_candidates import Candidate, candidates, measured_method, targe
 from rl.diagnose_measure import Bench, Measured, Target, split_groups
 from rl.diagnose_rows import Diagnosis, gram_of, ranked_rows
 from rl.diagnose_stats import StepSummary, chance_share, summarise_step
+from rl.errors import CommandError
 from rl.learner import Learner
 from rl.loop import torch_settings
 from rl.measure import model_of, recipe_and_source
@@ -27,7 +28,7 @@ from rl.scored import ScoredBatch
 from rl.session import Session
 from rl.setup import Setup, set_up
 from rl.sketch import Sketch
-from rl.source import CommandError, Source, locate_run
+from rl.source import Source, locate_run
 
 MOST_PROMPTS = 16  # where none are asked for
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from rl import compatibility
 from rl.config import Recipe
 from rl.estimators import Estimator
 from rl.likelihood import Elbo, Trajectory
@@ -42,7 +43,7 @@ def candidates(recipe: Recipe) -> tuple[list[Candidate], dict[str, str]]:
     for label, raw, passes in _listed(recipe):
         method = measured_method(recipe, raw)
         name = describe(method.estimator)
-        problems = method.problems(recipe.rollout.sampler, recipe.rollout.group_size)
+        problems = compatibility.problems(method, recipe.rollout.sampler, recipe.rollout.group_size)
         if problems:
             why = "; ".join(message for _, message in problems)
             refused[f"{name}, of {label}" if label else name] = why

@@ -15,8 +15,8 @@ from rich.table import Table
 from rl.diagnose_picture import draw
 from rl.diagnose_rows import Diagnosis, Row
 from rl.diagnose_words import advice, law_name, share
+from rl.errors import CommandError
 from rl.run import plain
-from rl.source import CommandError
 
 JSON, PICTURE, PAGE = "diagnose.json", "diagnose.png", "diagnose.html"
 

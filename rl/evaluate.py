@@ -218,6 +218,11 @@ def interval(
     return {"value": float(kept.mean()), "low": float(low), "high": float(high), "n": int(seen.sum())}
 
 
+def outcome_interval(setup: Setup, values: np.ndarray) -> dict[str, float]:
+    """`interval` of the outcomes of a recipe's held-out prompts ``[n]``: by its clusters, from its seed."""
+    return interval(values, clusters(setup), seed=setup.recipe.train.seed)
+
+
 def paired_gain(
     before: np.ndarray, after: np.ndarray, clusters: Sequence[Any] | None = None, *, seed: int = 0
 ) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import Any
 from rewards.contract import Reward, TrainerState, load_rewards
 from rewards.contract.ready import check_ready
 from rl.data import Prompt
+from rl.errors import CommandError
 from rl.evaluation_files import Identity, Journal, read_state, write_samples, write_state
 from rl.evaluation_result import Outcome, summary
 from rl.fingerprints import code_digests
@@ -22,7 +23,7 @@ from rl.progress import Reporter
 from rl.protocol import Loaded, load_protocol
 from rl.protocol_items import Items, load_items
 from rl.run import only_one
-from rl.source import CommandError, Source, find_source
+from rl.source import Source, find_source
 from rl.votes import READERS
 from rollouts.strategy import Here, Sampler
 from rollouts.streams import Purpose

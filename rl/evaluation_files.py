@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rl.errors import CommandError
 from rl.run import plain
-from rl.source import CommandError
 
 if TYPE_CHECKING:
     from rl.protocol import Loaded

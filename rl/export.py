@@ -11,23 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from rl.card import Exported, card
 from rl.config_yaml import read_file
-from rl.source import (
-    CHECKPOINTS,
-    PARTS,
-    RECIPE,
-    CommandError,
-    Source,
-    is_run,
-    locate_run,
-    read_adapter_config,
-    run_source,
-)
+from rl.errors import CommandError
+from rl.source import CHECKPOINTS, PARTS, RECIPE, Source, is_run, locate_run, read_adapter_config, run_source
 from rollouts.checkpoints import list_tensors, point_to_hub, read_config, resolve_folder, save_adapter, save_policy
 from rollouts.families import FAMILIES, LLADA, MADE, TINY, Family, ModelError, find_family
 from rollouts.lora import official_adapter
 
 if TYPE_CHECKING:
-    from rollouts.models import Policy
+    from rollouts.policy import Policy
 
 MARKER = ".unmask-export.json"  # says that a folder is an export, and which files in it are ours
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")

@@ -16,6 +16,7 @@ from rewards.contract.reward import RewardError
 from rewards.contract.worker import ordered
 from rl.placement import LOST
 from rl.reward_worker import RewardWorker
+from rl.site import Site
 
 DIED = "its process died"
 LONGEST = 3600.0  # seconds of one wait; then it is waited again
@@ -24,20 +25,20 @@ LONGEST = 3600.0  # seconds of one wait; then it is waited again
 class RayWorkers:
     """As `rewards.contract.dealing.Workers` says."""
 
-    def __init__(self, cluster: Any, entries: Sequence[Any]) -> None:
-        self.cluster, self.entries = cluster, list(entries)
-        self.size = cluster.recipe.cluster.reward_workers
+    def __init__(self, site: Site, entries: Sequence[Any]) -> None:
+        self.site, self.entries = site, list(entries)
+        self.size = site.recipe.cluster.reward_workers
         self.replaced = 0
         self.fresh: list[int] = []  # started anew, and not yet waited for
         self.actors = [self._start(number) for number in range(self.size)]
         self._wait(range(self.size))
 
     def _start(self, number: int) -> Any:
-        return self.cluster.free_actor(RewardWorker, f"grader-{number}", self.entries, str(Path.cwd()))
+        return self.site.free_actor(RewardWorker, f"grader-{number}", self.entries, str(Path.cwd()))
 
     def _wait(self, numbers: Sequence[int]) -> None:
         """Until they are there: starting is no grading, and not in its time. Raises ClusterError."""
-        self.cluster.started([self.actors[one].ready.remote() for one in numbers], [f"grader-{one}" for one in numbers])
+        self.site.started([self.actors[one].ready.remote() for one in numbers], [f"grader-{one}" for one in numbers])
 
     def run(self, jobs: Sequence[Sequence[Task]], seconds: float, budget: float) -> list[Reply]:
         replies = [Reply() for _ in jobs]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.config_errors import listing, nearest
 from rl.config_schema import Split
+from rl.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,8 +39,6 @@ def task_table(split: Split, where: str) -> "Dataset":
     """
     from datasets import Dataset
 
-    from rl.tables import DataError
-
     name = split.path.removeprefix(PREFIX)
     known = _tasks(where)
     if name not in known:
@@ -63,8 +62,6 @@ _OWN = {"size": DEFAULT_SIZE, "seed": 0}
 
 def _tasks(where: str) -> dict[str, Any]:
     """The configuration class of each task. DataError where the package is not there."""
-    from rl.tables import DataError
-
     try:
         import reasoning_gym  # noqa: F401  registers the tasks
         from reasoning_gym.factory import DATASETS
@@ -75,16 +72,12 @@ def _tasks(where: str) -> dict[str, Any]:
 
 
 def _whole(value: Any, where: str) -> int:
-    from rl.tables import DataError
-
     if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (where.endswith("size") and value == 0):
         raise DataError.at(where, f"must be a whole number above 0, got {value!r}")
     return value
 
 
 def _check_keys(name: str, options: dict[str, Any], config: Any, where: str) -> None:
-    from rl.tables import DataError
-
     fields = [one.name for one in dataclasses.fields(config) if one.name not in _OWN]
     for key in options:
         if key not in fields:
@@ -97,7 +90,6 @@ def _check_keys(name: str, options: dict[str, Any], config: Any, where: str) -> 
 def _rows(name: str, config: str, wanted: int, test: bool, where: str) -> tuple[dict[str, Any], ...]:
     # The item is made by the function that will make it again where it is scored.
     from rewards.gym_worker import dataset
-    from rl.tables import DataError
 
     try:
         items = dataset(name, config)

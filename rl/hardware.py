@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from rl.source import CommandError
+from rl.errors import CommandError
 
 GB = 1e9
 

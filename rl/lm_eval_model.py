@@ -17,11 +17,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from rl.bound import log_bound
+from rl.errors import CommandError
 from rl.evaluation import cut, runs
 from rl.noise import Noise
 from rl.sample import as_asked
-from rl.source import CommandError, find_source
-from rollouts.models import Policy
+from rl.source import find_source
+from rollouts.policy import Policy
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import sample_groups
 from rollouts.streams import Purpose, stream

@@ -24,6 +24,7 @@ from rl.recovery import begin_again
 from rl.resume import CHECKPOINTS, Start, open_run
 from rl.run import Run, only_one
 from rl.session import EvaluationLeftError, Session
+from rl.session_checkpoint import save, take_up
 from rl.setup import Setup, set_up
 from rl.summary import outcomes
 from rl.warm_start import warm_up
@@ -113,7 +114,7 @@ def _run(
             live.say(note)
         keep_overlaps(folder, setup.overlaps)
         if start.saved is not None:
-            session.take_up(start.saved)
+            take_up(session, start.saved)
         if changed:
             session.progress.changed.append({"update": session.progress.updates, "what": changed})
         with closing(session.open_sinks()):
@@ -186,7 +187,7 @@ def _train(session: Session, interrupt: Interrupt) -> Run:
         live.phase("RL", last, done=session.progress.updates)
     ended = _why_end(session, last)  # a run that was over when it was interrupted does not go on
     if session.workers is not None and not ended:
-        session.save()  # what lost learners begin again from
+        save(session)  # what lost learners begin again from
     while not ended:
         ended = _advance(session, interrupt, last)
         if not ended:
@@ -213,7 +214,7 @@ def _advance(session: Session, interrupt: Interrupt, last: int) -> str:
     best_now = progress.best is not None and progress.best["update"] == progress.updates
     every = recipe.save.every and progress.updates % recipe.save.every == 0
     if every or ended or interrupt.asked or (best_now and recipe.save.best_by):
-        session.save()
+        save(session)
     if session.workers is not None:
         session.workers.well()
     return ended
@@ -224,7 +225,7 @@ def _update(session: Session) -> dict[str, Any]:
     try:
         return session.update(session.progress.updates)
     except RewardError as error:
-        session.save()
+        save(session)
         done = f"{session.progress.updates} of {session.setup.recipe.train.updates} updates are saved in {session.folder.path}"
         raise RewardError(
             f"{error}\n{done}. Mend the reward, then continue with the same command and --resume auto --accept-changes"
@@ -247,7 +248,7 @@ def _evaluate(session: Session, interrupt: Interrupt, when: str) -> None:
     try:
         session.evaluate(when, lambda: interrupt.asked)
     except EvaluationLeftError:
-        session.save()
+        save(session)
         _leave_if(interrupt, session)
 
 

@@ -17,6 +17,7 @@ from rl.advantages import best_worst
 from rl.config import Recipe
 from rl.config_errors import listing
 from rl.data import Prompt
+from rl.errors import CommandError
 from rl.fingerprints import changes, fingerprints
 from rl.grading import completion_of, grade_rollouts
 from rl.loop import torch_settings
@@ -25,7 +26,7 @@ from rl.progress import Reporter
 from rl.run import plain, provenance
 from rl.scored import ScoredBatch
 from rl.setup import Setup, set_up
-from rl.source import CommandError, check_file
+from rl.source import check_file
 from rollouts.strategy import sample_groups
 from rollouts.streams import Purpose
 

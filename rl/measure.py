@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from rl.config import Recipe, load_recipe
-from rl.data import DataError
+from rl.errors import CommandError, DataError
 from rl.evaluate import clusters, interval, outcomes_by_steps, pass_at_k, sampled_outcomes
 from rl.loop import torch_settings
 from rl.progress import Reporter
 from rl.run import plain, provenance
 from rl.setup import Setup, set_up
-from rl.source import RECIPE, CommandError, Source, check_file, find_source, locate_run
+from rl.source import RECIPE, Source, check_file, find_source, locate_run
 from rollouts.families import MADE
 
 # Overrides that drop what evaluation does not need, and what would need it: a run's training files may be gone by now, and its

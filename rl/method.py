@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from rl.advantages import AdvantageName
-from rl.compatibility import problems
 from rl.correction import Correction
 from rl.estimators import ArOrder, Estimator
 from rl.likelihood import Elbo, MeanField, Trajectory
@@ -80,10 +79,6 @@ class Method(BaseModel):
         "biased_ratio: a ratio, or another function, of a sum that was only sampled; stale_rollouts: rollouts of older weights "
         "taken for the policy's own (rollout.async_depth); truncated_correction: weights that are cut",
     )
-
-    def problems(self, sampler: SamplerSpec, group_size: int) -> list[tuple[str, str]]:
-        """``(key, message with remedy)`` for every combination that has no meaning; empty if sound."""
-        return problems(self, sampler, group_size)
 
     def one_forward(self, views: int, micro_batch: int) -> bool:
         """The derivative of a unit depends on the scores of one micro-batch alone, so that the forward with gradient is the only one a

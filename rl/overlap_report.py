@@ -8,8 +8,8 @@ from typing import Any
 from rewards.overlap import KINDS
 from rl.config_errors import nearest
 from rl.config_schema import HoldOut, PromptConfig, Split
-from rl.contamination import Keyed, compare, examples, keyed, said
-from rl.source import CommandError
+from rl.errors import CommandError
+from rl.overlap_keys import Keyed, compare, examples, keyed, said
 from rl.tables import read_table, source_of
 
 

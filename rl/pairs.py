@@ -15,9 +15,10 @@ from rl.advantages import advantages
 from rl.config_errors import listing, nearest
 from rl.config_schema import PromptConfig, Recipe, Split
 from rl.data import Message, Prompt, batches, load_split, messages_of
+from rl.errors import DataError
 from rl.scored import ScoredBatch
 from rl.sft import completion_batch
-from rl.tables import DataError, as_table, read_table, source_of
+from rl.tables import as_table, read_table, source_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

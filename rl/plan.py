@@ -18,7 +18,8 @@ from rewards.contract import Reward, RewardError, TrainerState, load_rewards
 from rewards.contract.ready import check_ready
 from rl.config import Recipe
 from rl.contamination import guard
-from rl.data import DataError, Prompt, PromptSet
+from rl.data import Prompt, PromptSet
+from rl.errors import DataError
 from rl.grading import columns_of, completion_of, graders_of
 from rl.method import forwards
 from rl.pairs import PairSet
@@ -26,9 +27,11 @@ from rl.reward_checks import answer_problems
 from rl.rollout_arguments import invented_arguments
 from rl.setup import load_preferences, load_sets
 from rollouts.checkpoints import list_tensors, read_config, resolve_folder
+from rollouts.decoders import build_decoder
 from rollouts.denoise import CHUNK_NUMBERS
 from rollouts.families import MADE, Family, ModelError, find_family
-from rollouts.models import build_decoder, load_tokenizer, lora_matches, special_ids
+from rollouts.lora import lora_matches
+from rollouts.tokens import load_tokenizer, special_ids
 
 T = TypeVar("T")
 SHOWN_PROMPTS = 2

@@ -14,15 +14,15 @@ from typing import Any
 
 from rl.capacity import Adapter, Setting, Sizes
 from rl.config import ModelConfig, Recipe, RecipeErrors, load_recipe
+from rl.errors import CommandError
 from rl.hardware import Hardware
 from rl.layout import Choice, Workload, choose, fits
 from rl.method import forwards
 from rl.plan import Network, describe_network, open_network
 from rl.setup import load_preferences, load_sets
-from rl.source import CommandError
+from rollouts.decoders import build_decoder
 from rollouts.families import Family, ModelError, find_family
 from rollouts.lora import lora_matches
-from rollouts.models import build_decoder
 from rollouts.published import PUBLISHED
 
 PROMPT_TOKENS = 256  # where the data cannot be read

@@ -10,7 +10,7 @@ from typing import Any
 from rl.config_checks import missing_file
 from rl.config_errors import listing, nearest
 from rl.config_schema import PromptConfig, Split
-from rl.source import CommandError
+from rl.errors import CommandError
 from rl.tables import BUILDERS, read_table
 
 Row = dict[str, Any]

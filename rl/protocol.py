@@ -171,13 +171,18 @@ class Loaded:
         return [
             f"{key}: {shown(before.get(key))} -> {shown(now.get(key))}"
             for key in dict.fromkeys([*before, *now])
-            if before.get(key) != now.get(key)
+            if before.get(key) != now.get(key) and not (key in before and _inside(key, now))
         ]
 
     def with_rows(self, count: int) -> "Loaded":
         """The same, over data of another size."""
         data = self.protocol.data.model_copy(update={"rows": count})
         return replace(self, protocol=self.protocol.model_copy(update={"data": data}))
+
+
+def _inside(key: str, settings: Mapping[str, Any]) -> bool:
+    """Whether settings say what stands in a mapping that is empty on the other side: {} of columns, and columns.question."""
+    return any(other.startswith(f"{key}.") for other in settings)
 
 
 def is_protocol(target: str) -> bool:

@@ -12,7 +12,8 @@ import numpy as np
 
 from rewards.contract import Reward, missing_columns
 from rl.config_schema import PromptConfig, Split
-from rl.data import DataError, Prompt, load_split, template_fields
+from rl.data import Prompt, load_split, template_fields
+from rl.errors import DataError
 from rl.protocol import Loaded, ProtocolPrompt, Subset
 from rl.run import plain
 from rl.tables import BUILDERS, read_table, source_of

@@ -4,6 +4,7 @@ from rl import checkpoint
 from rl.learners import ClusterError, LearnersLostError, new_learner
 from rl.resume import CHECKPOINTS
 from rl.session import Session
+from rl.session_checkpoint import take_up
 
 
 def begin_again(session: Session, error: LearnersLostError) -> None:
@@ -18,7 +19,7 @@ def begin_again(session: Session, error: LearnersLostError) -> None:
         try:
             session.workers.restart_learners(error)
             session.learner = new_learner(session.setup, session.workers, "optim", steps, recipe.train.micro_batch)
-            session.take_up(saved)
+            take_up(session, saved)
             break
         except LearnersLostError as again:  # while they load, or take the checkpoint
             error = again

@@ -21,8 +21,9 @@ from typing import Any
 from rewards.judging.endpoint import address_problem, hidden, key_problem
 from rl.config_errors import listing, nearest
 from rl.config_schema import Split
+from rl.errors import DataError
 from rl.progress import Reporter
-from rl.tables import DataError, read_table
+from rl.tables import read_table
 
 INSTRUCTION = (
     "Rewrite the solution below so that it is as short as it can be while every step that the result needs is there. Keep the final answer "

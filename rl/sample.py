@@ -12,10 +12,11 @@ from rich.console import Console
 
 from rl.config_errors import listing, nearest
 from rl.config_schema import PromptConfig
-from rl.data import DataError, Prompt, load_split
+from rl.data import Prompt, load_split
+from rl.errors import CommandError, DataError
 from rl.live import Trajectory
 from rl.prompts import read_prompts, template_fields
-from rl.source import CommandError, Source, find_source, prompt_columns
+from rl.source import Source, find_source, prompt_columns
 from rollouts.checkpoints import read_config, resolve_folder
 from rollouts.engine import generate
 from rollouts.families import MADE

@@ -6,23 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray  # type: ignore[import-not-found]
 from ray.exceptions import RayTaskError  # type: ignore[import-not-found]
 
 from rl.ahead import DroppedError
 from rl.backends import TrainingError
+from rl.crew import RayCrew
 from rl.learners import ClusterError, LearnersLostError
 from rl.placement import LOST, cause, gathered, ready
 from rl.setup import load_sampler
+from rl.site import Site
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import deal, piece
 from rollouts.trajectory import RolloutBatch
 from rollouts.worker import SamplerWorker
-
-if TYPE_CHECKING:
-    from rl.cluster import Cluster
 
 LINE_SECONDS = 120.0  # that the two ends of a line wait for each other
 GLANCE = 1.0  # seconds between two looks at whether a request is still wanted
@@ -49,25 +48,24 @@ class RaySamplers:
     """Workers that draw: groups are dealt out as workers come free; a lost worker is replaced, and what it had is drawn anew from the
     same streams. Each holds the weights that were asked for before it draws. One request at a time."""
 
-    def __init__(self, cluster: "Cluster") -> None:
-        self.cluster = cluster
+    def __init__(self, site: Site, crew: RayCrew) -> None:
+        self.site, self.crew = site, crew  # the crew has the weights
         self.replaced = 0  # workers, since the start
-        self.watch = Watch(cluster.recipe.cluster.samplers)
+        self.watch = Watch(site.recipe.cluster.samplers)
         self.rows_run = {"without_gradient": 0, "with_gradient": 0}
         self.line: tuple[Any, ...] = ()  # who is on the one that is open: the first learner, and samplers
         self.lines = 0  # opened so far
         self._of: tuple[Any, int] = (None, 0)  # the learner and the count of its changes that `_newest` is of
         self._newest = Published(0)
-        self.workers = [self._start(number) for number in range(cluster.recipe.cluster.samplers)]
+        self.workers = [self._start(number) for number in range(site.recipe.cluster.samplers)]
         self.held = [0] * len(self.workers)  # the publication whose weights each has
         names = [f"sampler-{number}" for number in range(len(self.workers))]
-        cluster.started([worker.ready.remote() for worker in self.workers], names)
+        site.started([worker.ready.remote() for worker in self.workers], names)
 
     def _start(self, number: int) -> Any:
-        cluster, recipe = self.cluster, self.cluster.recipe
+        recipe, places = self.site.recipe, self.site.places
         load = partial(load_sampler, recipe.model, seed=recipe.train.seed)
-        places = cluster.places
-        return cluster.actor(
+        return self.site.actor(
             SamplerWorker,
             places.of_samplers[number],
             places.gpus_per_sampler,
@@ -87,12 +85,12 @@ class RaySamplers:
 
     def now(self, leave: Event | None = None) -> "Pinned":
         """A sampler with the learners' weights of this moment, whatever becomes of those. leave: as `Pinned` takes it."""
-        owner = self.cluster.crew.owner
+        owner = self.crew.owner
         if owner is not None and self._of != (owner, owner.changes):
             number = self._newest.number + 1
             self._newest = Published(number)  # what lay there may go, unless something is still drawn with it
-            if self.cluster.recipe.cluster.weights == "direct":
-                keep = number - self.cluster.recipe.rollout.async_depth - 1
+            if self.site.recipe.cluster.weights == "direct":
+                keep = number - self.site.recipe.rollout.async_depth - 1
                 self._newest = Published(number, names=tuple(owner.lay(number, keep)))
             else:
                 self._newest = Published(number, tuple(owner.publish()))
@@ -147,13 +145,13 @@ class RaySamplers:
 
     def _replace(self, who: int, error: BaseException, weights: Published, lost: int) -> None:
         self.replaced += 1
-        name, most = f"sampler-{who}", self.cluster.recipe.cluster.restarts
+        name, most = f"sampler-{who}", self.site.recipe.cluster.restarts
         if lost > most:
             raise ClusterError(
                 f"{name} died, worker {lost} in a row over the same piece of work (cluster.restarts: {most}): "
-                f"{cause(error)}{self.cluster.tail(name)}"
+                f"{cause(error)}{self.site.tail(name)}"
             ) from error
-        self.cluster.say(f"{name} died and is replaced; what it was drawing is drawn anew ({cause(error)})")
+        self.site.say(f"{name} died and is replaced; what it was drawing is drawn anew ({cause(error)})")
         self.workers[who], self.held[who] = self._start(who), 0
         self._give(weights, [who])
 
@@ -179,7 +177,7 @@ def send(pool: RaySamplers, weights: Published, to: Sequence[int]) -> None:
     """Weights that lie with the first learner, over a line to these workers. Where one of them dies on the way, the others try again
     without it. Raises ClusterError where that does not help, LearnersLostError where it is the learner that is gone."""
     failed: BaseException | None = None
-    for _ in range(pool.cluster.recipe.cluster.restarts + 1):
+    for _ in range(pool.site.recipe.cluster.restarts + 1):
         alive = [pool.workers[who] for who in to if _lives(pool.workers[who])]
         failed = _over_the_line(pool, weights, alive) if alive else None
         if failed is None:
@@ -198,7 +196,7 @@ def _lives(worker: Any) -> bool:
 
 def _over_the_line(pool: RaySamplers, weights: Published, workers: Sequence[Any]) -> BaseException | None:
     """What went wrong, if something did. Raises TrainingError where other weights arrived than were sent."""
-    crew, number = pool.cluster.crew, weights.number
+    crew, number = pool.crew, weights.number
     members = (crew.workers[0], *workers)
 
     def together(verb: str, first: tuple[Any, ...], others: Sequence[tuple[Any, ...]]) -> list[Any] | BaseException:
@@ -211,7 +209,7 @@ def _over_the_line(pool: RaySamplers, weights: Published, workers: Sequence[Any]
             return found
         place, error = failed
         if place == 0 and isinstance(error, LOST):
-            raise LearnersLostError(f"a learner died: {cause(error)}{pool.cluster.tail('learner-0')}") from error
+            raise LearnersLostError(f"a learner died: {cause(error)}{pool.site.tail('learner-0')}") from error
         return error
 
     if pool.line != members:

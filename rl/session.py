@@ -19,22 +19,27 @@ from rl.checkpoint import Saved
 from rl.clock import Clock
 from rl.collect import Collected, collect
 from rl.counts import Progress
-from rl.evaluate import answer_prompts, clusters, interval, outcomes_by_steps, pass_at_k, sampled_outcomes
+from rl.evaluate import (
+    answer_prompts,
+    interval,
+    outcome_interval,
+    outcomes_by_steps,
+    pass_at_k,
+    sampled_outcomes,
+)
 from rl.health import Alarm, Health
 from rl.learner import Learner
 from rl.learners import LearnerGroup, Workers, new_learner
 from rl.progress import Reporter
 from rl.report import write_report
-from rl.resume import CHECKPOINTS, global_streams, restore_global_streams
-from rl.run import Run, RunFolder, plain
+from rl.resume import CHECKPOINTS
+from rl.run import Run, RunFolder
 from rl.samples import FOLDER, TokenRatios, file_of, sample_rows, write_samples
 from rl.scored import ScoredBatch
 from rl.setup import Setup, save_weights
 from rl.step import train_step
 from rl.summary import setting, summary_of
 from rl.track import Tracker, open_trackers
-
-AHEAD = "ahead-"  # begins the names of a checkpoint's groups of tensors that are batches drawn ahead
 
 
 class EvaluationLeftError(Exception):
@@ -194,7 +199,7 @@ class Session:
             results, forwards, answers = outcomes_by_steps(setup, counts, partial(on_rows, "evaluation"))
             several = self._pass_at_k(partial(on_rows, "pass@k")) if ends and recipe.eval.n else {}
         self.progress.eval_forwards += forwards
-        accuracy = {name: self.interval(values) for name, values in results.items()}
+        accuracy = {name: outcome_interval(setup, values) for name, values in results.items()}
         main = accuracy[str(spec.steps)]
         self.live.say(
             f"accuracy ({when}, {setup.outcome}, {spec.steps} steps): {main['value']:.3f}  [{main['low']:.3f}, {main['high']:.3f}]"
@@ -228,7 +233,7 @@ class Session:
         self.live.phase("pass@k", len(setup.eval.prompts[: recipe.eval.limit]) * recipe.eval.n, transient=True)
         outcomes, forwards = sampled_outcomes(setup, on_rows)
         self.progress.eval_forwards += forwards
-        return {"pass_at_k": {k: self.interval(values) for k, values in pass_at_k(outcomes).items()}}
+        return {"pass_at_k": {k: outcome_interval(setup, values) for k, values in pass_at_k(outcomes).items()}}
 
     def validate(self) -> float | None:
         """Mean of ``save.best_by`` (else the outcome) on ``data.validation``; a new best is remembered. None without that split."""
@@ -281,7 +286,7 @@ class Session:
             with self.learner.weights(saved.tensors["weights"]):
                 save_weights(self.setup, self.folder.path / "best")
             self.folder.write_json("best.json", best)
-        summary = summary_of(self)
+        summary = summary_of(self.setup, self.progress, self.folder.path, self.clock.total, self.learner.work)
         self.folder.write_json("summary.json", summary)
         self.report()
         return Run(self.folder.path, summary)
@@ -305,81 +310,9 @@ class Session:
             what = f"{type(error).__name__}: {error}"
             self.live.say(f"report.html could not be written ({what}); the run goes on, `unmask report` tries again.")
 
-    def interval(self, values: np.ndarray) -> dict[str, float]:
-        return interval(values, clusters(self.setup), seed=self.setup.recipe.train.seed)
-
     def hours(self) -> float:
         """Of work, those before interruptions included."""
         return (self.progress.worked + time.perf_counter() - self.started) / 3600
-
-    # -- saving and taking up again -------------------------------------------------------------------------------
-
-    def save(self, learner: Learner | LearnerGroup | None = None, sft_step: int | None = None) -> None:
-        """A checkpoint of this moment; old ones go. learner: the warm start's, with its step."""
-        name = checkpoint.name_of(self.progress.updates, sft_step)
-        where = self.folder.path / CHECKPOINTS
-        with self.clock.timed("save"):
-            if any(path.name == name for path in checkpoint.listed(where)):
-                return  # the run was taken up from it, and nothing has happened since
-            tensors, rest = (learner or self.learner).state()
-            ahead = {} if self.ahead is None else {u: one.parts() for u, one in self.ahead.drawn().items()}
-            tensors = tensors | {f"{AHEAD}{update}": named for update, (named, _) in ahead.items()}
-            state = {
-                "ahead": {update: other for update, (_, other) in ahead.items()},
-                "progress": {**asdict(self.progress), "worked": 3600 * self.hours(), "seconds": self.clock.so_far()},
-                "files": self.files,
-                "learner": rest,
-                "tables": self.folder.sizes(),
-                "random": global_streams(),
-                "health": self.health.state(),
-                "recipe": self.setup.recipe.model_dump(mode="json"),
-                "command": self.command,
-            }
-            checkpoint.write(where, name, tensors, plain(state))
-            self._prune()
-
-    def _prune(self) -> None:
-        best, save = self.progress.best, self.setup.recipe.save
-        spare = checkpoint.name_of(best["update"]) if best and save.best_by else None
-        checkpoint.prune(self.folder.path / CHECKPOINTS, save.keep, spare)
-
-    def take_up(self, saved: Saved) -> None:
-        """Continue from a checkpoint: everything written after it is cut back."""
-        state = saved.state
-        progress = self.progress = Progress(**state["progress"])
-        self.started = time.perf_counter()  # what this process did before, should it go back, `worked` holds
-        self.clock = Clock(progress.seconds)
-        if progress.unhealthy and getattr(self.setup.recipe.health, progress.unhealthy) != "stop":
-            progress.unhealthy = ""  # its remedy was followed
-        tensors = {group: named for group, named in saved.tensors.items() if not group.startswith(AHEAD)}
-        if self.progress.warmed or self.setup.warm_start is None:
-            self.learner.load_state(tensors, state["learner"])
-        else:
-            self.sft_state = saved
-        if self.ahead is not None:
-            drawn = {int(update): (saved.tensors[f"{AHEAD}{update}"], rest) for update, rest in state["ahead"].items()}
-            self.ahead.restore({update: Collected.of(*parts) for update, parts in drawn.items()})
-        self.folder.cut_back(state["tables"], self.progress.updates)
-        for path in reversed(checkpoint.listed(self.folder.path / CHECKPOINTS)):
-            if path.name == saved.path.name:
-                break
-            checkpoint.remove(path)  # of what is being undone, or damaged
-        self._check_best()
-        self.health.load(state["health"])
-        restore_global_streams(state["random"])
-        self._prune()
-
-    def _check_best(self) -> None:
-        """Forget a best that this recipe does not choose by, or whose checkpoint is gone."""
-        best, save = self.progress.best, self.setup.recipe.save
-        if best is None:
-            return
-        path = self.folder.path / CHECKPOINTS / checkpoint.name_of(best["update"])
-        gone = save.best_by is not None and checkpoint.damage(path) is not None
-        if gone or best["reward"] != (save.best_by or self.setup.outcome):
-            why = f"{path} is not there" if gone else f"it was the best by {best['reward']}"
-            self.live.say(f"The best so far (update {best['update']}) is forgotten: {why}.")
-            self.progress.best, self.progress.stale = None, 0
 
     def _track(self, values: Mapping[str, Any]) -> None:
         if self.tracker is not None:

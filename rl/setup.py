@@ -17,14 +17,17 @@ from rl import origin
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.contamination import Overlap, guard
-from rl.data import DataError, Prompt, PromptSet, check_columns, check_completions, load_split
+from rl.data import Prompt, PromptSet, check_columns, check_completions, load_split
+from rl.errors import DataError
 from rl.grading import Mark, graders_of
 from rl.pairs import PairSet, load_pairs
 from rl.reward_checks import answer_problems, column_problems, routing_problems
 from rl.tables import read_table
 from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.families import MADE
-from rollouts.models import LoraSpec, Policy, load_policy
+from rollouts.lora import LoraSpec
+from rollouts.models import load_policy
+from rollouts.policy import Policy
 from rollouts.strategies import Inpaint
 from rollouts.strategy import Here, Sampler
 

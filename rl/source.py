@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 from rl.config import ModelConfig, Recipe, load_recipe
 from rl.config_checks import missing_file
 from rl.config_yaml import read_file
+from rl.errors import CommandError
 from rollouts.families import MADE
 
 if TYPE_CHECKING:
-    from rollouts.models import Policy
+    from rollouts.policy import Policy
 
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 PARTS = ("best", "warm_start")  # folders of a run that hold weights of their own
-
-
-class CommandError(ValueError):
-    """A command cannot do what it was asked. The message says what, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,8 @@ def find_source(target: str, adapter: Path | None = None) -> Source:
     source = _find(target, adapter)
     if adapter is None:
         return source
+    if source.run is not None:
+        source = replace(source, note=f"{adapter} stands in the place of what {source.run} has trained")
     named = str(read_adapter_config(adapter).get("base_model_name_or_path") or "")
     if not named or named == source.model.path or Path(named).absolute() == Path(source.model.path).absolute():
         return source
@@ -265,8 +264,10 @@ def _adapter_source(folder: Path, adapter: Path | None) -> Source:
         raise CommandError(f"{folder} is an adapter itself; name its base model, and the other with --adapter")
     base = read_adapter_config(folder).get("base_model_name_or_path")
     if not base or (Path(base).is_absolute() and not Path(base).is_dir()):
+        run = folder.absolute().parent
+        other = f"; or name the run that it is of, {run}" if is_run(run) else ""
         raise CommandError(
-            f"{folder}: the base model of this adapter, {base or 'unnamed'}, is not here; name it, and the adapter with --adapter"
+            f"{folder}: the base model of this adapter, {base or 'unnamed'}, is not here; name it, and the adapter with --adapter{other}"
         )
     return Source(ModelConfig(path=base, adapter=str(folder)))
 

@@ -1,31 +1,33 @@
 """What a run comes to, in ``summary.json``: accuracy before and after, forwards, seconds, versions."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from rl.evaluate import clusters, paired_gain
+from rl.counts import Progress
+from rl.evaluate import clusters, outcome_interval, paired_gain
+from rl.learner import Work
 from rl.run import provenance, read_jsonl
 from rl.setup import Setup
 
-if TYPE_CHECKING:
-    from rl.session import Session
 
-
-def summary_of(session: "Session") -> dict[str, Any]:
-    setup, progress = session.setup, session.progress
+def summary_of(
+    setup: Setup, progress: Progress, folder: Path, seconds: Mapping[str, float], work: Work
+) -> dict[str, Any]:
+    """folder: of the run; seconds: by kind of work; work: the learner's."""
     recipe = setup.recipe
     result: dict[str, Any] = {"name": recipe.name, "outcome": setup.outcome, "seed": recipe.train.seed}
     # before: only if measured in the same way
-    before, after = (outcomes(session.folder.path, when, setup) for when in ("start", "end"))
+    before, after = (outcomes(folder, when, setup) for when in ("start", "end"))
     if recipe.eval and after:
         main = str(recipe.eval.sampler.steps)
         for name, values in (("before", before), ("after", after)):
             if values:
-                result[f"accuracy_{name}"] = session.interval(values[main])
-                result[f"accuracy_by_steps_{name}"] = {k: session.interval(v) for k, v in values.items()}
+                result[f"accuracy_{name}"] = outcome_interval(setup, values[main])
+                result[f"accuracy_by_steps_{name}"] = {k: outcome_interval(setup, v) for k, v in values.items()}
         if before:
             groups = clusters(setup)
             result["gain"] = paired_gain(before[main], after[main], groups, seed=recipe.train.seed)
@@ -35,11 +37,11 @@ def summary_of(session: "Session") -> dict[str, Any]:
     if progress.changed:
         result["changed_files"] = progress.changed
     result["overlaps"] = [one.as_json() for one in setup.overlaps]
-    result["wall_seconds"] = dict(session.clock.total)
+    result["wall_seconds"] = dict(seconds)
     result["forwards"] = {
         "rollout": progress.rollout_forwards,
-        "train_forward": session.learner.work.forward,
-        "train_backward": session.learner.work.backward,
+        "train_forward": work.forward,
+        "train_backward": work.backward,
         "eval": progress.eval_forwards,
     }
     result["rows_run"] = dict(progress.rows_run)  # what was computed for RL: equal rows share one forward

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rl.config_checks import missing_file
 from rl.config_errors import listing, nearest
 from rl.config_schema import Split
+from rl.errors import DataError
 from rl.gym_tasks import is_task, task_table
 
 if TYPE_CHECKING:
@@ -20,20 +21,6 @@ BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parqu
 # A whole number that int() and str() carry there and back, short enough for a float. Puzzles and identifiers such as
 # 0300 or 3102200002100320 stay text.
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,14})")
-
-
-class DataError(ValueError):
-    """A data set cannot be used. The message says what, where, and what to do."""
-
-    @classmethod
-    def at(cls, where: str, what: str, near: str | None = None, remedy: str | None = None) -> "DataError":
-        """`where` is the recipe's key, `near` the name that was probably meant."""
-        parts = [f"{where}: {what}"]
-        if near:
-            parts.append(f"did you mean {near!r}?")
-        if remedy:
-            parts.append(remedy)
-        return cls("\n    ".join(parts))
 
 
 def read_table(split: Split, where: str) -> "Dataset":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl import compatibility
 from rl.config import Command, load_recipe
 from rl.config_errors import COMMAND_LINE, Problem, RecipeErrors, listing
 from rl.config_schema import ModelConfig, Recipe
@@ -121,15 +122,16 @@ def _model(recipe: Recipe) -> list[tuple[str, Any, str]]:
 def _sizes(recipe: Recipe) -> list[tuple[str, Any, str]]:
     """Canvas, steps, batches, updates; and what of the method counts in steps."""
     canvas = CANVAS
-    if recipe.warm_start is not None:  # it has to hold the completions, one token a character
+    holds = recipe.warm_start is not None or recipe.data.preferences is not None
+    if holds:  # completions of the data, one token a character
         canvas = recipe.rollout.canvas * (1 if recipe.model.path in MADE else LETTERS)
     shape = _shrunk(recipe.rollout, canvas)
     found: list[tuple[str, Any, str]] = [
-        ("rollout." + key, value, "" if recipe.warm_start is None else "room for completions, one token a character")
+        ("rollout." + key, value, "room for completions, one token a character" if holds else "")
         for key, value in shape.items()
     ]
     sampler, group = recipe.rollout.sampler.model_copy(update=shape), min(GROUP, recipe.rollout.group_size)
-    for key, _ in recipe.method.problems(sampler, group):
+    for key, _ in compatibility.problems(recipe.method, sampler, group):
         value = _at(recipe, f"method.{key}")
         if isinstance(value, int) and value > sampler.steps:
             found.append((f"method.{key}", sampler.steps, "no more than there are steps"))

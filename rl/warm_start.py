@@ -5,6 +5,7 @@ from typing import Any
 from rl.learner import Learner
 from rl.learners import LearnerGroup, new_learner
 from rl.session import Session
+from rl.session_checkpoint import save
 from rl.setup import save_weights, sft_rows
 from rl.sft import sft_loop
 
@@ -27,7 +28,7 @@ def warm_up(session: Session, asked: Any = None) -> None:
     if recipe.method.needs_reference:
         session.learner.freeze_reference(recipe.method.kl.reference)
     if session.setup.warm_start is not None:
-        session.save()
+        save(session)
 
 
 def run_sft(
@@ -38,7 +39,7 @@ def run_sft(
     asked: has ``asked``, true when the run should end; then it is saved and left early.
     """
     setup, folder, progress = session.setup, session.folder, session.progress
-    warm, save = setup.recipe.warm_start, setup.recipe.save
+    warm, every = setup.recipe.warm_start, setup.recipe.save.sft_every
     assert warm is not None
     assert setup.warm_start is not None
     count = warm.steps if steps is None else steps
@@ -55,8 +56,8 @@ def run_sft(
         progress.sft_steps += 1
         ended = progress.sft_steps == count
         stop = bool(asked is not None and asked.asked) and not ended
-        if stop or (save.sft_every and progress.sft_steps % save.sft_every == 0 and not ended):
-            session.save(learner, progress.sft_steps)
+        if stop or (every and progress.sft_steps % every == 0 and not ended):
+            save(session, learner, progress.sft_steps)
         return stop
 
     sft_loop(

@@ -12,16 +12,15 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from rollouts.decoders import layer_count
 from rollouts.families import Family, ModelError
+from rollouts.policy import Policy
 from rollouts.tokens import save_tokenizer
-
-if TYPE_CHECKING:
-    from rollouts.models import Policy
 
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -163,11 +162,6 @@ def load_weights(
                     setattr(module, leaf, nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True)))
     if model.config.tie_word_embeddings:  # pyright: ignore[reportAttributeAccessIssue]
         model.get_submodule("lm_head").weight = model.get_submodule("model.embed_tokens").weight
-
-
-def layer_count(model: nn.Module) -> int:
-    """Decoder layers of a transformers causal LM."""
-    return sum(1 for _ in model.get_submodule("model.layers").children())
 
 
 def _check_names(

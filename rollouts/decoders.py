@@ -62,6 +62,11 @@ def build_decoder(
     return model
 
 
+def layer_count(model: nn.Module) -> int:
+    """Decoder layers of a transformers causal LM."""
+    return sum(1 for _ in model.get_submodule("model.layers").children())
+
+
 def remove_dropout(model: nn.Module) -> None:
     """Set every dropout probability to 0, in dropout layers and in attributes that functional calls read.
 

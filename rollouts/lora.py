@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from rollouts.checkpoints import layer_count
-from rollouts.decoders import remove_dropout
+from rollouts.decoders import layer_count, remove_dropout
 from rollouts.families import Family, ModelError
 
 if TYPE_CHECKING:

@@ -66,7 +66,7 @@ def sample_groups(
 
 class Sampler(Protocol):
     """Whoever draws: the policy in this process, or workers that hold its weights. rows_run: computed so far, by kind, as
-    `rollouts.models.Policy` counts."""
+    `rollouts.policy.Policy` counts."""
 
     @property
     def rows_run(self) -> Mapping[str, int]: ...

@@ -13,7 +13,7 @@ from torch import nn
 
 from rollouts.decoders import build_decoder
 from rollouts.families import FAMILIES, LLADA, TINY, Family, ModelError
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.tokens import special_ids
 
 if TYPE_CHECKING:

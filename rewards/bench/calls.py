@@ -56,12 +56,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a function is: its name, the columns it names, those that the data lacks, and whether it is async."""
+    """What a function is: its name, the columns it names, those that the data lacks, whether it is async, and needs whole groups."""
 
     name: str
     asynchronous: bool
     columns: tuple[str, ...]
     missing: tuple[str, ...]
+    groups: bool = False
 
 
 @dataclass
@@ -100,7 +101,9 @@ class Subject:
         found = self._ask({"columns": list(columns)}, self.seconds * _PATIENCE)
         if isinstance(found, Answer):
             raise RewardError(f"{self.entry['fn']}: its process ended or hung while the function was looked at")
-        return Signature(found["name"], found["asynchronous"], tuple(found["columns"]), tuple(found["missing"]))
+        return Signature(
+            found["name"], found["asynchronous"], tuple(found["columns"]), tuple(found["missing"]), found["groups"]
+        )
 
     def call(self, samples: Sequence[Sample], *, batch: bool = False) -> Answer:
         """Score the samples in one call. `batch`: many at once, or slow for other reasons; the limit is ten times larger."""

@@ -113,7 +113,8 @@ def repeatable(samples: Sequence[Sample], again: Mapping[str, Mapping[int, Any]]
             differing.append(f"{how} ({len(rows)} of {len(scores)} rows)")
             example = example or f"row {rows[0]}: {first[rows[0]]} then {scores[rows[0]]}"
     if not differing:
-        seen = "the same scores called twice, in another order, in parts, one by one, in another process"
+        each = "group by group" if "group by group" in again else "one by one"
+        seen = f"the same scores called twice, in another order, in parts, {each}, in another process"
         return Finding("pass", "determinism", seen)
     seen = f"other scores when {', '.join(differing)}; {example}"
     remedy = "score a completion by itself: no state between calls, no random numbers, no hash() of text"

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _run(plan: Plan, subject: Subject, signature: Signature, data: Data, facts: 
     found: list[Finding] = [checks.schema(signature, samples, first)]
     if first.failed:
         return Report(signature.name, source, facts, tuple(found))
-    found.append(checks.repeatable(samples, _again(subject, samples, first)))
+    found.append(checks.repeatable(samples, _again(subject, samples, first, signature.groups)))
     found.append(checks.untouched(first))
 
     measured = _layouts(subject, data, tried)
@@ -184,16 +185,20 @@ def _made(gold: Gold | None) -> list[str]:
     return [filled(layout, answer) for layout in list(LAYOUTS)[:5] for answer in answers]
 
 
-def _again(subject: Subject, samples: Sequence[Sample], first: Answer) -> dict[str, dict[int, Any]]:
-    """Scores of the same samples in other calls: how it was called -> sample -> score, or the failed Answer under -1."""
+def _again(subject: Subject, samples: Sequence[Sample], first: Answer, groups: bool) -> dict[str, dict[int, Any]]:
+    """Scores of the same samples in other calls: how it was called -> sample -> score, or the failed Answer under -1.
+
+    groups: those of one prompt stay together, as in a run.
+    """
     count = len(samples)
-    shuffled = random.Random(0).sample(range(count), count)
-    half = count // 2
+    units = _by_prompt(samples) if groups else [[i] for i in range(count)]
+    shuffled = random.Random(0).sample(units, len(units))
+    half = len(units) // 2
     orders = {
         "called twice": [list(range(count))],
-        "in another order": [shuffled],
-        "in two halves": [list(range(half)), list(range(half, count))] if half else [],
-        "one by one": [[i] for i in shuffled[:8]],
+        "in another order": [list(chain(*shuffled))],
+        "in two halves": [list(chain(*units[:half])), list(chain(*units[half:]))] if half else [],
+        "group by group" if groups else "one by one": shuffled[:8],
     }
     again: dict[str, dict[int, Any]] = {"first": dict(enumerate(first.scores))}
     for how, parts in orders.items():
@@ -201,6 +206,13 @@ def _again(subject: Subject, samples: Sequence[Sample], first: Answer) -> dict[s
     subject.restart()
     again["in another process"] = _scores_of(subject, samples, [list(range(count))])
     return again
+
+
+def _by_prompt(samples: Sequence[Sample]) -> list[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(repr(sample.prompt), []).append(i)
+    return list(groups.values())
 
 
 def _scores_of(subject: Subject, samples: Sequence[Sample], parts: Sequence[Sequence[int]]) -> dict[int, Any]:
@@ -251,7 +263,8 @@ def _empty_columns(subject: Subject, signature: Signature, sample: Sample, pair:
 
 
 def _battery(subject: Subject, data: Data, tried: Sequence[int], layout: str) -> list[checks.Tried]:
-    """Every entry, each in a call of its own. Ends early when calls keep hanging."""
+    """Every entry, each in a call of its own; where that is too slow for all rows together, of one row. Ends early when calls keep
+    hanging."""
     made = entries(layout, [data.golds[row] for row in tried], [data.prompts[row] for row in tried])
     results: list[checks.Tried] = []
     hangs = 0
@@ -261,6 +274,9 @@ def _battery(subject: Subject, data: Data, tried: Sequence[int], layout: str) ->
             continue
         texts = [(at, text) for at, text in enumerate(entry.texts) if text is not None]
         answer = subject.call([data.sample(tried[at], text) for at, text in texts])
+        if answer.hung and len(texts) > 1:
+            texts = texts[:1]
+            answer = subject.call([data.sample(tried[at], text) for at, text in texts])
         hangs += answer.hung
         results.append(checks.Tried(entry, tuple(at for at, _ in texts), answer))
     return results

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.contract import Reward, RewardError, TrainerState, grade, load_rewards, missing_columns
-from rewards.contract.reward import FIXED_ARGUMENTS, ROLLOUT_ARGUMENTS, asked_for, is_async
+from rewards.contract.reward import FIXED_ARGUMENTS, ROLLOUT_ARGUMENTS, asked_for, is_async, needs_groups
 from rewards.contract.text import HIDDEN
 from rewards.extract import text_of
 
@@ -56,6 +56,7 @@ def describe(reward: Reward, columns: list[str]) -> dict[str, Any]:
         "asynchronous": is_async(reward.fn),
         "columns": [p.name for p in named if p.name not in FIXED_ARGUMENTS and p.name not in reward.kwargs],
         "missing": missing_columns(reward, columns),
+        "groups": needs_groups(reward),
     }
 
 

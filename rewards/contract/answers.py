@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rewards.contract.reward import Reward
+from rewards.contract.reward import Reward, needs_groups
 
 
 class InfrastructureError(Exception):
@@ -54,6 +54,18 @@ class Task:
         """These rows of it only."""
         rows = {name: [values[i] for i in places] for name, values in self.rows.items()}
         return replace(self, rows=rows, numbers=[self.numbers[i] for i in places])
+
+    def units(self) -> list[list[int]]:
+        """Places of the rows that must not be parted: each row by itself, or all that share a prompt, for a reward that needs groups.
+
+        In the order of their first rows.
+        """
+        if not needs_groups(self.reward):
+            return [[place] for place in range(len(self))]
+        groups: dict[str, list[int]] = defaultdict(list)
+        for place, prompt in enumerate(self.rows["prompts"]):
+            groups[repr(prompt)].append(place)
+        return list(groups.values())
 
 
 @dataclass(frozen=True)

@@ -228,13 +228,13 @@ def _work(works: Sequence[_Work], caller: Caller, cache: ScoreCache) -> None:
 
 
 def _persistently(tasks: Sequence[Task], caller: Caller, works: Sequence[_Work]) -> list[Answer]:
-    """The answers to some tasks; rows whose grading failed are tried again, as often as their reward says."""
+    """The answers to some tasks; rows (or groups) whose grading failed are tried again, as often as their reward says."""
     found = [Answer([]) for _ in tasks]
     busy = [i for i, task in enumerate(tasks) if len(task)]
     for i, part in zip(busy, caller([tasks[i] for i in busy]) if busy else [], strict=True):
         found[i] = part
     for attempt in range(max((task.reward.retries for task in tasks), default=0)):
-        failed = {i: _failed(found[i]) for i in busy if attempt < tasks[i].reward.retries}
+        failed = {i: _failed(tasks[i], found[i]) for i in busy if attempt < tasks[i].reward.retries}
         failed = {i: places for i, places in failed.items() if places}
         if not failed:
             break
@@ -250,12 +250,14 @@ def _persistently(tasks: Sequence[Task], caller: Caller, works: Sequence[_Work])
     return found
 
 
-def _failed(part: Answer) -> list[int]:
-    return [
+def _failed(task: Task, part: Answer) -> list[int]:
+    """Places of what has to be graded again."""
+    failed = {
         place
         for place, score in enumerate(part.scores)
         if isinstance(score, Drop) and score.kind == "infrastructure_failures"
-    ]
+    }
+    return sorted(place for unit in task.units() if not failed.isdisjoint(unit) for place in unit) if failed else []
 
 
 # --------------------------------------------------------------------------------------------------------------- totals

@@ -175,12 +175,12 @@ def _settled(call: _Call) -> Answer:
             return _read(call)
         except RewardError as raised:
             error = raised
-    if len(task) == 1:
+    units = task.units()
+    if len(units) == 1:
         said = error.short if isinstance(error, _BrokenError) else f"{type(error).__name__}: {error}"
-        return Answer([Drop("errors", reason_for(name, said))], seconds=call.seconds)
-    places = [[i] for i in range(len(task))]
-    alone = [_settled(one) for one in _again([task.part(place) for place in places])]
-    whole = assembled(len(task), list(zip(places, alone, strict=True)))
+        return Answer([Drop("errors", reason_for(name, said))] * len(task), seconds=call.seconds)
+    alone = [_settled(one) for one in _again([task.part(unit) for unit in units])]
+    whole = assembled(len(task), list(zip(units, alone, strict=True)))
     return replace(whole, seconds=call.seconds + sum(one.seconds for one in alone))
 
 
@@ -293,17 +293,17 @@ def _innermost(fn: Any) -> Any:
 
 
 def _guilty_row(call: _Call, error: BaseException) -> int | None:
-    """The first row that fails alone in the same way.
+    """The first row that fails alone in the same way, or the first of such a group.
 
     The run ends here, so calling the function again row by row costs only time, and little of it is spent.
     """
     deadline = time.perf_counter() + _REPLAY_SECONDS
-    for place in range(len(call.task)):
+    for unit in call.task.units():
         if time.perf_counter() > deadline:
             break
-        (again,) = _again([call.task.part([place])])
+        (again,) = _again([call.task.part(unit)])
         if type(again.error) is type(error):
-            return place
+            return unit[0]
     return None
 
 

@@ -6,6 +6,8 @@ then graded one by one, all processes at work: each may take an equal share of T
 another T/4. What still has no answer is dropped, and counted; all other rows keep their scores. So a reward that hangs costs T, however
 many rows do it. Time in which all that happens is that processes start is not counted, up to T/2.
 
+A reward that compares the completions for a prompt (`needs_groups`) is dealt whole groups: where this says row, read group for it.
+
 Who owns the processes (this machine: `rewards/contract/graders.py`; Ray) is not known here.
 """
 
@@ -24,6 +26,8 @@ from rewards.contract.text import storable
 
 LEAST = 0.1  # seconds that a single row is given at least
 SHOWN_ROWS = 10
+
+Unit = tuple[int, Sequence[int]]  # a task, as its place among the tasks, and places of rows of it
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,17 @@ def deal(workers: Workers, tasks: Sequence[Task], timeout: float, say: Callable[
     replies = workers.run([[tasks[i].part(places) for i, places in job] for job in jobs], timeout / 2, float("inf"))
     _raise_first(replies)
     parts: list[list[tuple[Sequence[int], Answer]]] = [[] for _ in tasks]
-    alone: list[tuple[int, int]] = []  # task, place
+    alone: list[Unit] = []
     for job, reply in zip(jobs, replies, strict=True):
-        rows = [(i, place) for i, places in job for place in places]
-        if reply.lost and len(rows) > 1:
-            alone.extend(rows)
+        units = [(i, unit) for i, places in job for unit in _units(tasks[i], places)]
+        if reply.lost and len(units) > 1:
+            alone.extend(units)
             continue
-        answers = reply.answers or [_dropped(tasks[i], places[0], reply, timeout) for i, places in job]
+        answers = reply.answers or [_dropped(tasks[i], len(places), reply, timeout) for i, places in job]
         for (i, places), part in zip(job, answers, strict=True):
             parts[i].append((places, part))
-    for (i, place), part in zip(alone, _one_by_one(workers, tasks, alone, timeout), strict=True):
-        parts[i].append(([place], part))
+    for (i, places), part in zip(alone, _one_by_one(workers, tasks, alone, timeout), strict=True):
+        parts[i].append((places, part))
     found = [assembled(len(task), part) for task, part in zip(tasks, parts, strict=True)]
     took = time.monotonic() - began
     for i, (task, part) in enumerate(zip(tasks, found, strict=True)):
@@ -80,14 +84,26 @@ def deal(workers: Workers, tasks: Sequence[Task], timeout: float, say: Callable[
     return found
 
 
-def _pieces(tasks: Sequence[Task], count: int) -> list[list[tuple[int, range]]]:
-    """For each process: which rows of which task. Tasks may differ in rows, and none is cut into more pieces than it has rows."""
-    jobs: list[list[tuple[int, range]]] = [[] for _ in range(count)]
+def _pieces(tasks: Sequence[Task], count: int) -> list[list[Unit]]:
+    """For each process: which rows of which task. Tasks may differ in rows, and what must not be parted (`Task.units`) stays together."""
+    jobs: list[list[Unit]] = [[] for _ in range(count)]
     for i, task in enumerate(tasks):
-        size = max(1, -(-len(task) // count))
-        for number, low in enumerate(range(0, len(task), size)):
-            jobs[number].append((i, range(low, min(low + size, len(task)))))
+        full, pieces = (
+            -(-len(task) // count),
+            [[]],
+        )  # rows from which a piece takes no more; so there are at most `count`
+        for unit in task.units():
+            if len(pieces[-1]) >= full:
+                pieces.append([])
+            pieces[-1].extend(unit)
+        for job, places in zip(jobs, pieces if len(task) else [], strict=False):
+            job.append((i, sorted(places)))
     return [job for job in jobs if job]
+
+
+def _units(task: Task, places: Sequence[int]) -> list[list[int]]:
+    """Rows of a piece that are called by themselves where the piece is lost."""
+    return [[places[at] for at in unit] for unit in task.part(places).units()]
 
 
 def _raise_first(replies: Sequence[Reply]) -> None:
@@ -97,13 +113,11 @@ def _raise_first(replies: Sequence[Reply]) -> None:
             raise reply.error
 
 
-def _one_by_one(
-    workers: Workers, tasks: Sequence[Task], rows: Sequence[tuple[int, int]], timeout: float
-) -> list[Answer]:
-    """Answers of single rows, given as (task, place), in half the timeout."""
-    if not rows:
+def _one_by_one(workers: Workers, tasks: Sequence[Task], units: Sequence[Unit], timeout: float) -> list[Answer]:
+    """Answers of rows or groups by themselves, in half the timeout."""
+    if not units:
         return []
-    jobs = [[tasks[i].part([place])] for i, place in rows]
+    jobs = [[tasks[i].part(places)] for i, places in units]
     found = workers.run(jobs, _share(timeout / 4, len(jobs), workers.size), timeout / 4)
     _raise_first(found)
     silent = [at for at, reply in enumerate(found) if reply.lost and reply.code is None]
@@ -114,8 +128,8 @@ def _one_by_one(
         for at, reply in zip(silent, again, strict=True):
             found[at] = reply
     return [
-        reply.answers[0] if reply.answers else _dropped(tasks[i], place, reply, timeout)
-        for (i, place), reply in zip(rows, found, strict=True)
+        reply.answers[0] if reply.answers else _dropped(tasks[i], len(places), reply, timeout)
+        for (i, places), reply in zip(units, found, strict=True)
     ]
 
 
@@ -124,7 +138,7 @@ def _share(seconds: float, jobs: int, size: int) -> float:
     return max(LEAST, seconds / max(1, -(-jobs // size)))
 
 
-def _dropped(task: Task, place: int, reply: Reply, timeout: float) -> Answer:
+def _dropped(task: Task, rows: int, reply: Reply, timeout: float) -> Answer:
     name = task.reward.name
     if reply.code is None:
         how = f"did not answer in {timeout:g} s"
@@ -134,7 +148,7 @@ def _dropped(task: Task, place: int, reply: Reply, timeout: float) -> Answer:
         how = f"its process was killed by {_signal(-reply.code)}"
     else:
         how = f"its process ended with status {reply.code}"
-    return Answer([Drop("lost", f"{reason_for(name, '', '')}{how}")])
+    return Answer([Drop("lost", f"{reason_for(name, '', '')}{how}")] * rows)
 
 
 def _signal(number: int) -> str:

@@ -22,6 +22,7 @@ from rewards.contract.reward import (
     asked_for,
     callable_name,
     did_you_mean,
+    needs_groups,
     signature_of,
 )
 
@@ -117,7 +118,11 @@ def _load_entry(entry: Any, base: Path, where: str, problems: list[tuple[str, st
         default_name = f"{default_name}_{kwargs['compat']}"
     if len(problems) > before:
         return None
-    return Reward(name or default_name, fn, float(weight), dict(kwargs), **options)
+    found = Reward(name or default_name, fn, float(weight), dict(kwargs), **options)
+    if found.cache and needs_groups(found):
+        said = f"{callable_name(fn)} compares the completions of a group, so no score of it can be kept for a row; drop the cache"
+        problems.append((f"{where}.cache", said))
+    return found
 
 
 def _option_problems(fn: Callable[..., Any], options: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -76,6 +76,18 @@ def missing_columns(reward: Reward, columns: Sequence[str]) -> list[str]:
     ]
 
 
+def needs_groups(reward: Reward) -> bool:
+    """Whether the score of a row hangs on the other completions for its prompt, so that all of them have to be in one call.
+
+    The function says so: `function.needs_groups = True`, or a function of the recipe's kwargs that tells.
+    """
+    fn: Any = reward.fn
+    while isinstance(fn, functools.partial) and not hasattr(fn, "needs_groups"):
+        fn = fn.func
+    said = getattr(fn, "needs_groups", False)
+    return bool(said(reward.kwargs) if callable(said) else said)
+
+
 def asked_for(fn: Callable[..., Any], names: Sequence[str] = ROLLOUT_ARGUMENTS) -> tuple[str, ...]:
     """Those of `names` that are parameters of `fn`; what only its **kwargs would take is not asked for."""
     signature = signature_of(fn)

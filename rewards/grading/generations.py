@@ -43,7 +43,8 @@ def read_generations(files: Sequence[Path], text: str | None = None) -> list[Sto
     """All generations, file after file. text: the field that holds them, where it has no usual name.
 
     A generation is a repeat if its question and text also stand in a file before: samplers of several ranks pad with rows
-    of each other. Within one file, the same text twice is two samples.
+    of each other. Within one file, the same text twice is two samples. lm-eval writes each generation once for every filter of
+    its task: such rows are one.
 
     Raises RewardError for a file that cannot be read, and for a row without a text, with what it has.
     """
@@ -51,7 +52,7 @@ def read_generations(files: Sequence[Path], text: str | None = None) -> list[Sto
     seen: set[tuple[str, str]] = set()
     for file in files:
         own: set[tuple[str, str]] = set()
-        for number, row in enumerate(read_rows(file)):
+        for number, row in _once(read_rows(file)):
             fields = _flat(row)
             question = _question(fields)
             for one in _texts(fields, text, f"{file}, row {number}"):
@@ -60,6 +61,17 @@ def read_generations(files: Sequence[Path], text: str | None = None) -> list[Sto
                 found.append(Stored(question, one, fields, str(file), number, repeat=bool(question) and key in seen))
         seen |= own
     return found
+
+
+def _once(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Numbered rows, without those of lm-eval that differ from one before by nothing but the filter that read the answer."""
+    filters: dict[str, Any] = {}
+    for number, row in enumerate(rows):
+        if "filter" in row and "doc_id" in row and "resps" in row:
+            said = json.dumps([row["doc_id"], row.get("doc_hash"), row["resps"]], default=str)
+            if filters.setdefault(said, row["filter"]) != row["filter"]:
+                continue
+        yield number, row
 
 
 def read_golds(file: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -138,6 +150,8 @@ def _rows_in(value: Any) -> list[Any]:
     for name in _ROWS:
         if isinstance(value.get(name), list) and value[name] and isinstance(value[name][0], dict):
             return value[name]
+    if any(value.get(name) == [] for name in _ROWS) and not any(name in value for name in QUESTION_FIELDS):
+        return []
     if value and all(isinstance(row, dict) for row in value.values()):
         return list(value.values())
     return [value]

@@ -99,7 +99,10 @@ def regrade(
     found = [_gold(task, row, gold, other) for row in stored]
     if all(one is None for one in found):
         fields = ", ".join(map(repr, stored[0].fields)) if stored else "nothing"
-        raise RewardError(f"no row has a gold answer for {task.name}; the first has {fields}: name one with --gold")
+        raise RewardError(
+            f"no row has a gold answer for {task.name}; the first has {fields}: name one with --gold, or the data file that has them "
+            "with --golds"
+        )
     rows = [Row(row.question, row.text, answer) for row, answer in zip(stored, found, strict=True)]
     return Regraded(task, stored, found, {parser.name: _marks(parser, rows, stored) for parser in task.parsers})
 

@@ -96,6 +96,7 @@ def judge_reward(check: Callable[[Mapping[str, Any]], list[tuple[str, str]]]) ->
         reward.__signature__ = inspect.Signature([*fixed[:2], *keywords, *own, *fixed[2:]])  # type: ignore[attr-defined]
         reward.kwargs_problems = problems  # type: ignore[attr-defined]
         reward.column_kwargs = columns_by  # type: ignore[attr-defined]
+        reward.needs_groups = lambda kwargs: kwargs.get("against") == "group"  # type: ignore[attr-defined]
         reward.file_kwargs = tuple(name for name in names if name.endswith("_file"))  # type: ignore[attr-defined]
         return reward
 

@@ -49,8 +49,8 @@ MUTATIONS = (
     Mutation("drawn by the newest weights", "rl/session.py", "sampler = workers.pinned(leave)", "pass", AHEAD),
     Mutation(
         "drawn batches forgotten",
-        "rl/session.py",
-        "self.ahead.restore({update: Collected.of(*parts) for update, parts in drawn.items()})",
+        "rl/session_checkpoint.py",
+        "session.ahead.restore({update: Collected.of(*parts) for update, parts in drawn.items()})",
         "self.ahead.drop()",
         AHEAD,
     ),

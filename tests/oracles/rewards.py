@@ -73,3 +73,30 @@ def tells(completions, **kwargs):
     (HERE / "pid").write_text(str(os.getpid()))
     time.sleep(600)
 """
+
+# The same, of rewards that compare the completions for a prompt.
+GROUPS = """
+import os
+from collections import defaultdict
+
+def rank(prompts, completions, **kwargs):
+    for text in completions:
+        if text == "die":
+            os._exit(3)
+        if text == "raise":
+            raise ValueError("no")
+    groups = defaultdict(list)
+    for prompt, text in zip(prompts, completions):
+        groups[str(prompt)].append(len(text))
+    return [
+        sum(one < len(text) for one in groups[str(prompt)]) / max(1, len(groups[str(prompt)]) - 1)
+        for prompt, text in zip(prompts, completions)
+    ]
+
+
+rank.needs_groups = True
+
+
+def alone(prompts, completions, **kwargs):
+    return rank(prompts, completions)
+"""

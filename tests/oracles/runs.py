@@ -10,7 +10,7 @@ import unmask
 from rl.progress import Reporter
 from rl.run import Run
 from rl.samples import read_samples
-from rollouts.models import Policy
+from rollouts.policy import Policy
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": text, "answer": len(text), "completion": text[::-1]} for text in ("12", "345", "6789", "01", "7", "5522")

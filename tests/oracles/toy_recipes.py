@@ -13,7 +13,8 @@ import unmask
 from rl.progress import Reporter
 from rl.recipes import recipe_folder
 from rl.run import Run
-from rollouts.models import Policy, save_policy
+from rollouts.checkpoints import save_policy
+from rollouts.policy import Policy
 from rollouts.tiny import build_tiny
 from tests.rollouts.small_models import small_policy
 

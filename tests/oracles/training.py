@@ -14,8 +14,11 @@ from rl.masks import PlanKey
 from rl.method import Method
 from rl.presets import PRESETS
 from rl.scored import ScoredBatch
+from rollouts.checkpoints import save_policy
 from rollouts.hints import with_hint_entropy
-from rollouts.models import LoraSpec, Policy, load_policy, save_policy
+from rollouts.lora import LoraSpec
+from rollouts.models import load_policy
+from rollouts.policy import Policy
 from rollouts.spec import SamplerSpec
 from rollouts.strategy import sample_groups
 from rollouts.tiny import build_tiny

@@ -191,6 +191,13 @@ def slow_on_long_text(completions, answer, **kwargs):
     return good(completions, answer)
 
 
+def slow_by_the_row(completions, answer, **kwargs):
+    """Bounded for each row, and not for several together."""
+    if "99**98**97" in completions[0]:
+        time.sleep(10 if len(completions) > 1 else 0.01)
+    return good(completions, answer)
+
+
 def prints(completions, answer, **kwargs):
     print("= looks like a reply")
     return good(completions, answer)

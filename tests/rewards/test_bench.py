@@ -114,6 +114,11 @@ def test_a_hang_costs_its_time_and_ends_the_battery_after_three():
     assert "not tried any more" in checks["time limit"].seen
 
 
+def test_the_limit_is_that_of_one_row():
+    checks = found(report_on("slow_by_the_row", seconds=2.5))
+    assert checks["time limit"].status == "pass", checks["time limit"]
+
+
 def test_messages_that_are_changed_are_noticed():
     rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
     assert "completions" in found(report_on("mutates_messages", rows))["inputs kept"].seen

@@ -17,6 +17,7 @@ pytest.importorskip("openai", reason="needs the extra 'judge'")
 
 from rewards import judge
 from rewards.contract import Grades, RewardError, grade, load_rewards
+from rewards.contract.graders import Graders, Processes
 from rewards.judging import endpoint
 from tests.oracles.judge_server import asked, fence, says, serving
 
@@ -329,6 +330,21 @@ def test_against_the_group(ring: int | None, requests: int) -> None:
         assert len(server.bodies) == requests
     # In a ring of one each meets its two neighbours.
     assert found == ([0, 1 / 3, 2 / 3, 1, None] if ring is None else [0, 0.5, 0.5, 1, None])
+
+
+def test_a_group_is_not_cut_between_processes() -> None:
+    texts, prompts = ["a", "bb", "ccc", "dddd", "e" * 5, "f" * 6], list("pqpqpq")
+    with serving(lambda body, _: better(body)) as server:
+        kwargs = {"base_url": server.url, "model": "judge-7b", "against": "group"}
+        entries = [{"fn": "judge.pairwise", "kwargs": kwargs}]
+        graders = Graders(lambda: Processes(entries, str(Path.cwd()), 2), timeout=60)
+        ids: list[list[int]] = [[]] * len(texts)
+        rows = {"prompts": prompts, "completions": texts, "completion_ids": ids, "columns": {}, "trainer_state": None}
+        try:
+            assert scores(graders(load_rewards(entries, base=Path.cwd()), **rows)) == [0, 0, 0.5, 0.5, 1, 1]
+        finally:
+            graders.close()
+        assert len(server.bodies) == 12
 
 
 def test_a_pair_with_one_order_lost_counts_for_neither() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rewards.contract.load import load_rewards
 from rewards.contract.reward import RewardError
-from rewards.grading.panel import rule
+from rewards.panel import rule
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -60,8 +60,6 @@ def test_names_that_are_not_there(task: str, parser: str, words: str, tmp_path: 
     with pytest.raises(RewardError, match=words):
         rule(["1"], task, parser, answer=["1"])
     assert (
-        load_rewards([{"fn": "rewards.grading.panel:rule", "kwargs": {"task": task, "parser": parser}}], base=tmp_path)[
-            0
-        ].name
+        load_rewards([{"fn": "rewards.panel:rule", "kwargs": {"task": task, "parser": parser}}], base=tmp_path)[0].name
         == "rule"
     )

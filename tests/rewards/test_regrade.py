@@ -102,6 +102,27 @@ def test_formats(tmp_path: Path, name: str, content: Any) -> None:
     assert found.tallies()["d1"].n == 2
 
 
+def test_filters_of_lm_eval_read_one_generation(tmp_path: Path) -> None:
+    """Its files have a row for every filter of a task. Samples of one document are as many as there are."""
+    base = {"doc": {"question": QUESTION, "answer": "#### 5"}, "doc_hash": "h"}
+    rows = [
+        {**base, "doc_id": doc, "resps": [[text]], "filter": name}
+        for name in ("strict-match", "flexible-extract")
+        for doc, text in ((0, "5"), (1, "5"), (1, "5"), (2, "6"))
+    ]
+    file = written(tmp_path, "samples.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [(one.row, one.text) for one in read_generations([file])] == [(0, "5"), (1, "5"), (2, "5"), (3, "6")]
+
+
+def test_where_there_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RewardError, match="holds no rows"):
+        read_rows(written(tmp_path, "empty.json", {"generations": [], "metrics": {}}))
+    one = {"question": QUESTION, "outputs": []}  # a row by itself, of which nothing was generated
+    assert read_rows(written(tmp_path, "one.json", one)) == [one]
+    with pytest.raises(RewardError, match=r"name one with --gold, or the data file that has them with --golds$"):
+        regrade(tasks()["gsm8k"], [written(tmp_path, "trl.jsonl", {"prompt": QUESTION, "completion": "5"})])
+
+
 def test_parquet_and_gzip(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

@@ -9,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from rewards.contract.load import load_rewards
+from rewards.contract.reward import needs_groups
 from rl.cli import app
 from rl.config_schema import RewardEntry
 
@@ -51,3 +52,11 @@ def test_the_entries(tmp_path: Path) -> None:
     math, helpful, brevity = load_rewards(entries, base=tmp_path)
     assert (math.where, helpful.timeout, helpful.retries, helpful.cache) == ({"task": "math"}, 60, 3, True)
     assert (brevity.weight, brevity.on_error) == (0.1, "drop")
+
+
+def test_novelty_is_of_the_whole_group(tmp_path: Path) -> None:
+    (text,) = [one for one in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if "novel" in one]
+    (tmp_path / "novel.py").write_text(text)
+    (reward,) = load_rewards([{"fn": "novel.py:novel"}], base=tmp_path)
+    assert needs_groups(reward)
+    assert reward.fn(prompts=["p", "p", "q", "p", "p"], completions=list("aabbc")) == [0.5, 0.5, 0.0, 0.75, 0.75]

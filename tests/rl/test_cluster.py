@@ -17,8 +17,9 @@ from rl.learner import Learner
 from rl.masks import PlanKey
 from rl.own_plan import plan_of
 from rl.step import train_step
+from rollouts.checkpoints import save_policy
 from rollouts.law import RAW
-from rollouts.models import load_policy, save_policy
+from rollouts.models import load_policy
 from rollouts.strategy import Here
 from tests.oracles.training import PROMPTS, SPEC, batch_for, preset_of, pull, tiny_folder
 
@@ -28,7 +29,8 @@ from ray.exceptions import RayTaskError  # noqa: E402
 
 from rl import sampler_pool  # noqa: E402
 from rl.ahead import DroppedError  # noqa: E402
-from rl.cluster import Cluster, ClusterError, LearnersLostError, cluster_of  # noqa: E402
+from rl.cluster import Cluster, cluster_of  # noqa: E402
+from rl.learners import ClusterError, LearnersLostError  # noqa: E402
 from rl.placement import shares_of  # noqa: E402
 
 # Starting workers takes seconds, longer where other tests run beside it; the first time on a machine DeepSpeed compiles a part of itself.

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 from rl.cli import app
 from rl.compare import compare, unseen
 from rl.compare_sides import MixError
+from rl.errors import CommandError
 from rl.evaluate import paired_gain
 from rl.evaluation import evaluate_protocol
 from rl.evaluation_files import read_rows
 from rl.protocol import load_protocol
-from rl.source import CommandError, find_source
+from rl.source import find_source
 from rl.statistics import mcnemar, smallest_seen
 from tests.oracles.protocols import TEXT, write_protocol
 from tests.oracles.training import tiny_folder

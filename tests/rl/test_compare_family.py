@@ -20,7 +20,7 @@ from rl.compare_family import Family, compare_models, compare_results
 from rl.compare_picture import draw
 from rl.compare_report import show
 from rl.compare_sides import MixError, Side, natural, read_sides
-from rl.source import CommandError
+from rl.errors import CommandError
 from rl.statistics import holm, mcnemar, proportion, smallest_seen
 from tests.oracles.statistics import by_closure
 

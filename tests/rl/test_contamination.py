@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from rl.cli import app
 from rl.config import RecipeErrors, load_recipe
-from rl.data import DataError
+from rl.errors import DataError
 from rl.run import Run
 from rl.setup import Setup, set_up
 from rl.toy import toy_recipe

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from rl import compatibility
 from rl.correction import Correction, log_ratios
 from rl.likelihood import Trajectory
 from rl.masks import MaskPlan
@@ -171,7 +172,7 @@ def problems(
 ) -> list[str]:
     spec = SamplerSpec(canvas=8, block=4, steps=4, selection=selection, temperature=temperature, top_p=top_p)
     method = Method.model_validate({"correction": {}, "approximations": ["order_conditional"], **more})
-    return [f"{key}: {said}" for key, said in method.problems(spec, 4)]
+    return [f"{key}: {said}" for key, said in compatibility.problems(method, spec, 4)]
 
 
 def test_what_cannot_be_corrected_is_refused() -> None:

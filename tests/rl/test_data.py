@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl.config_schema import PromptConfig, Split
-from rl.data import DataError, PromptSet, batches, load_split
+from rl.data import PromptSet, batches, load_split
+from rl.errors import DataError
 from rl.tables import read_table
 from rollouts.families import LLADA
 from rollouts.streams import Purpose

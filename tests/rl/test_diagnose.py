@@ -19,12 +19,12 @@ from rl.diagnose_candidates import candidates, describe, measured_method
 from rl.diagnose_report import as_json, show
 from rl.diagnose_rows import Diagnosis, Row
 from rl.diagnose_words import advice, frontier, rivals
+from rl.errors import CommandError
 from rl.estimators import Sandwich
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.presets import PRESETS
 from rl.progress import Reporter
 from rl.run import plain
-from rl.source import CommandError
 from tests.oracles.runs import ROWS, recipe, written
 from tests.oracles.training import tiny_folder
 

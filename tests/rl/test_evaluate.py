@@ -12,7 +12,7 @@ from rl import evaluate
 from rl.data import Prompt
 from rl.evaluate import answer_prompts, evaluate_prompts, interval, paired_gain, pass_at_k
 from rollouts.engine import generate
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.spec import SamplerSpec
 from rollouts.streams import Purpose
 from tests.oracles.training import tiny_policy

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from rewards.contract import RewardError, grade, load_rewards
 from rl.cli import app
-from rl.data import DataError
+from rl.errors import CommandError, DataError
 from rl.evaluate import pass_at_k
 from rl.evaluation import evaluate_protocol
 from rl.evaluation_files import Journal, read_rows
 from rl.evaluation_result import Outcome
 from rl.protocol import load_protocol
-from rl.source import CommandError, find_source
+from rl.source import find_source
 from rl.statistics import majority_at_k, proportion, wilson
 from rollouts.checkpoints import save_adapter
 from tests.oracles.protocols import TEXT, write_protocol

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from rl import compatibility
 from rl.masks import PlanKey
 from rl.method import Method
 from rl.step import train_step
 from rollouts import law as laws
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.spec import SamplerSpec
 from tests.oracles.training import (
     Weights,
@@ -150,6 +151,6 @@ def test_it_takes_one_forward_for_the_reference_and_one_for_the_policy() -> None
 def test_what_has_no_exact_divergence_is_refused(estimator: Any, sampler: Any, why: str) -> None:
     spec = SamplerSpec(canvas=4, block=4, steps=2, selection="confidence", **sampler)
     method = Method.model_validate({"estimator": estimator, "kl": EXACT})
-    assert [key for key, message in method.problems(spec, 4) if why in message] == ["kl.estimator"]
+    assert [key for key, message in compatibility.problems(method, spec, 4) if why in message] == ["kl.estimator"]
     milder = method.model_copy(update={"kl": method.kl.model_copy(update={"estimator": "k2"})})
-    assert not [message for _, message in milder.problems(spec, 4) if why in message]
+    assert not [message for _, message in compatibility.problems(milder, spec, 4) if why in message]

@@ -12,12 +12,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import unmask
+from rl.errors import CommandError
 from rl.export import MARKER, ExportOptions, export_run, stated_base
 from rl.measure import measure
 from rl.progress import Reporter
-from rl.source import CommandError, find_source
+from rl.source import find_source
 from rollouts.families import FAMILIES
-from rollouts.models import Policy, load_policy
+from rollouts.models import load_policy
+from rollouts.policy import Policy
 from tests.oracles.llada_published import PublishedLLaDA, published_tensors
 from tests.oracles.runs import ROWS, recipe, written
 from tests.rollouts.small_models import LLADA_8B, write_small

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from rl.cli import app
 from rl.config_schema import Split
+from rl.errors import DataError
 from rl.gym_tasks import is_test
-from rl.tables import DataError, read_table
+from rl.tables import read_table
 from tests.oracles.toy_recipes import llada_checkpoint
 
 pytest.importorskip("reasoning_gym", reason="needs the extra 'tasks'")

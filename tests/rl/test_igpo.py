@@ -11,12 +11,12 @@ import unmask
 from rl.advantages import group_centered
 from rl.collect import SILENT
 from rl.config import RecipeErrors, load_recipe
+from rl.errors import DataError
 from rl.likelihood import MeanField
 from rl.masks import PlanKey, mean_field, trained_hints
 from rl.progress import Reporter
 from rl.run import Run, read_jsonl
 from rl.setup import set_up
-from rl.tables import DataError
 from rollouts.hints import with_hint_entropy
 from rollouts.trajectory import RolloutBatch
 from tests.oracles.batches import sample

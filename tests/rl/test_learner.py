@@ -12,8 +12,11 @@ from rl.config import Split, WarmStartConfig
 from rl.learner import Learner, lr_factor, micro_batches
 from rl.likelihood import Elbo, MeanField, Trajectory
 from rl.masks import PlanKey
+from rollouts.checkpoints import save_adapter
 from rollouts.law import RAW
-from rollouts.models import LoraSpec, Policy, load_policy, save_adapter
+from rollouts.lora import LoraSpec
+from rollouts.models import load_policy
+from rollouts.policy import Policy
 from tests.oracles.naive_step import naive_scores
 from tests.oracles.tabular import TabularPolicy
 from tests.oracles.training import (

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from rl.bound import log_bound
+from rl.errors import CommandError
 from rl.evaluation import evaluate_protocol
 from rl.evaluation_files import read_rows
 from rl.noise import Noise
 from rl.protocol import load_protocol
-from rl.source import CommandError, find_source
+from rl.source import find_source
 from rollouts.streams import Purpose, stream
 from tests.oracles.tables import exact_bound, log_likelihood, table_of
 from tests.oracles.tabular import TabularPolicy

@@ -9,11 +9,12 @@ import torch
 
 import unmask
 from rl.config import RecipeErrors, load_recipe
-from rl.data import DataError
+from rl.errors import DataError
 from rl.learner import Learner
 from rl.progress import Reporter
 from rl.run import RunFolder, plain, read_jsonl
-from rollouts.models import Policy, load_policy
+from rollouts.models import load_policy
+from rollouts.policy import Policy
 from tests.oracles.runs import ROWS, digits, recipe, same_weights, samples, train, written
 from tests.oracles.training import tiny_policy
 

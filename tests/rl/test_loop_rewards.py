@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from rewards.contract import InfrastructureError, RewardError
 from rl.backends import TrainingError
 from rl.cli import app
-from rl.data import DataError
+from rl.errors import DataError
 from rl.run import read_jsonl
 from rollouts.models import load_policy
 from rollouts.trajectory import RolloutBatch

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from rl import make_pairs as module
 from rl.cli import app
 from rl.config_schema import PromptConfig, Split
+from rl.errors import CommandError
 from rl.make_pairs import make_pairs
 from rl.pairs import load_pairs
 from rl.progress import Reporter
 from rl.run import read_jsonl
-from rl.source import CommandError
 from tests.oracles.runs import recipe, written
 from tests.oracles.training import tiny_policy
 

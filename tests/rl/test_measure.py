@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 import unmask
 from rl.cli import app
 from rl.config import RecipeErrors, Split, load_recipe
-from rl.data import DataError
+from rl.errors import CommandError, DataError
 from rl.measure import measure
 from rl.progress import Reporter
 from rl.run import read_jsonl
-from rl.source import CommandError
 from tests.oracles.runs import ROWS, recipe, written
 from tests.oracles.training import tiny_folder
 

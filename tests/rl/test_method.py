@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from rl import compatibility
 from rl.advantages import GROUP_ADVANTAGES
 from rl.estimators import ArOrder, Coupled, RandomTokens, Sandwich
 from rl.likelihood import Elbo, MeanField, Trajectory
@@ -28,14 +29,14 @@ def method(**raw) -> Method:
 
 
 def keys(value: Method, sampler: SamplerSpec = SAMPLER, group_size: int = 8) -> list[str]:
-    return [key for key, _ in value.problems(sampler, group_size)]
+    return [key for key, _ in compatibility.problems(value, sampler, group_size)]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_sound(name: str) -> None:
     found = method(preset=name)
     assert found.preset == name
-    assert found.problems(PUBLISHED, 8) == []
+    assert compatibility.problems(found, PUBLISHED, 8) == []
     assert Method.model_validate(found.model_dump()) == found
 
 
@@ -228,14 +229,14 @@ def test_unknown_keys_are_refused() -> None:
     ],
 )
 def test_impossible_combinations(raw: dict, key: str, remedy: str) -> None:
-    problems = method(**raw).problems(SAMPLER, 8)
+    problems = compatibility.problems(method(**raw), SAMPLER, 8)
     assert [k for k, _ in problems] == [key]
     assert remedy in problems[0][1]
 
 
 def test_a_token_product_under_an_order_that_the_policy_chose_says_so() -> None:
     bare = method(preset="diffu_grpo", estimator={"kind": "trajectory"})
-    (problem,) = bare.problems(SAMPLER, 8)
+    (problem,) = compatibility.problems(bare, SAMPLER, 8)
     assert problem[0] == "approximations"
     assert "conditional" in problem[1]
     # Each of the two remedies, as they are written there.
@@ -268,7 +269,7 @@ def test_a_token_product_under_an_order_that_the_policy_chose_says_so() -> None:
 def test_a_ratio_of_a_sampled_sum_says_that_it_is_biased(estimator: dict) -> None:
     order = ("order_conditional",)
     twice = method(estimator=estimator, inner_passes=2, approximations=order)
-    (problem,) = twice.problems(SAMPLER, 8)
+    (problem,) = compatibility.problems(twice, SAMPLER, 8)
     assert problem[0] == "approximations"
     assert "approximations: [biased_ratio]" in problem[1]
     named = twice.model_copy(update={"approximations": (*order, "biased_ratio")})

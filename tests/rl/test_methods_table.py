@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rl import compatibility
 from rl.method import Method
 from rl.presets import PAPERS, PRESETS, resolve
 from scripts.methods_table import (
@@ -41,7 +42,7 @@ def test_every_preset_has_a_paper_and_a_recipe(preset: str) -> None:
     assert preset in PAPERS, f"add {preset} to PAPERS in rl/presets.py"
     (name, *_) = recipes_of(preset) or [None]
     assert name is not None, f"recipes/ has no recipe of {preset}"
-    assert not method_of_recipe(name).problems(sampler_of(name), 8)
+    assert not compatibility.problems(method_of_recipe(name), sampler_of(name), 8)
     assert row(preset).count("|") == 8
 
 

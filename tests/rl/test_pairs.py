@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from rl.cli import app
 from rl.config import RecipeErrors, load_recipe
 from rl.config_schema import PromptConfig
-from rl.data import DataError
+from rl.errors import DataError
 from rl.likelihood import Trajectory
 from rl.masks import PlanKey
 from rl.pairs import PairSet, load_pairs, pair_batch

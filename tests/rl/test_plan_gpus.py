@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from rl import capacity
 from rl.cli import app
+from rl.errors import CommandError
 from rl.hardware import GPUS, read_hardware
 from rl.layout import PHASES, Cluster, arrange, even, largest
 from rl.plan_gpus import GpuPlan, plan_gpus
 from rl.plan_gpus_report import as_json, recipe_yaml, show
 from rl.recipes import recipe_names
-from rl.source import CommandError
 
 RECIPES = [name for name in recipe_names() if name.startswith("llada_8b_")]
 SHAPES = ("1x24", "2x40", "8x80")

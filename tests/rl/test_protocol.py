@@ -67,6 +67,7 @@ def test_an_override_makes_another_protocol_that_says_so(tmp_path: Path) -> None
     assert other.changes == ["data.limit: null -> 4", "sampler.steps: 4 -> 8"]
     assert other.protocol.hash != stated.protocol.hash == other.stated.hash
     assert load_protocol(path, ["sampler.steps=4"]).changes == []
+    assert load_protocol(path, ["data.columns.question=q"]).changes == ['data.columns.question: null -> "q"']
     assert other.with_rows(9).changes[0] == "data.rows: 24 -> 9"
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import unmask
 from rl import checkpoint as checkpoints
-from rl import samples, session, warm_start
+from rl import samples, session, session_checkpoint, warm_start
 from rl.checkpoint import CheckpointError
 from rl.interrupt import Interrupt, RunInterrupted
 from rl.progress import Reporter
@@ -382,7 +382,7 @@ def test_seconds_of_a_warm_start_that_was_interrupted_are_counted(
         def failing(*args: Any) -> None:
             raise RuntimeError("cut")
 
-        patch.setattr(session.Session, "_prune", failing)  # after the first checkpoint is written
+        patch.setattr(session_checkpoint, "_prune", failing)  # after the first checkpoint is written
         with pytest.raises(RuntimeError, match="cut"):
             run(source, "mine")
     saved, _ = checkpoints.newest(Path("mine/checkpoints"))

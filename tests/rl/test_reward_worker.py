@@ -2,36 +2,31 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rewards.contract import Grades, RewardError, TrainerState, grade, load_rewards
 from rewards.contract.graders import Graders
-from tests.oracles.rewards import FILE
+from tests.oracles.rewards import FILE, GROUPS
 
 ray = pytest.importorskip("ray", reason="needs the extra 'cluster'")
 pytest.importorskip("deepspeed", reason="needs the extra 'cluster'")
-from rl.cluster import Cluster  # noqa: E402
 from rl.graders import DIED, RayWorkers  # noqa: E402
+from rl.site import Site  # noqa: E402
 
 pytestmark = pytest.mark.timeout(180)
 
 HUNG = "did not answer in 6 s"
 
 
-class Alone:
-    """What the graders need of a cluster."""
-
-    free_actor = Cluster.free_actor
-    _log = Cluster._log
-    started, tail = Cluster.started, Cluster.tail
-
-    def __init__(self, folder: Path, workers: int) -> None:
-        from types import SimpleNamespace
-
-        section = SimpleNamespace(reward_workers=workers, cpus_per_worker=1, start_timeout=150)
-        self.recipe, self.logs = SimpleNamespace(cluster=section), folder / "logs"
+def alone(folder: Path, workers: int) -> Site:
+    """A site for graders and nobody else; they stand wherever there is room."""
+    section = SimpleNamespace(reward_workers=workers, cpus_per_worker=1, start_timeout=150)
+    recipe: Any = SimpleNamespace(cluster=section)
+    nowhere: Any = None
+    return Site(recipe, folder / "logs", print, nowhere)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +62,7 @@ def test_workers_give_what_one_process_gives(entries: list[Any], tmp_path: Path)
     batch = rows(["a", "bb", "a", "dddd", "a", "ffffff", "g"])
     wanted = grade(rewards, **batch)
     for count in (1, 2):
-        workers = RayWorkers(Alone(tmp_path, count), entries)
+        workers = RayWorkers(alone(tmp_path, count), entries)
         graders = Graders(lambda made=workers: made, timeout=60)
         found = graders(rewards, **batch)
         assert found.metrics == pytest.approx(wanted.metrics)
@@ -77,9 +72,22 @@ def test_workers_give_what_one_process_gives(entries: list[Any], tmp_path: Path)
         assert workers.replaced == 0
 
 
+def test_a_group_is_not_cut_between_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(GROUPS)
+    batch = {**rows(["a", "bb", "ccc", "dddd", "e", "ff", "ggg"]), "prompts": list("pqpqpqq")}
+    entries = [{"fn": "own.py:rank"}]
+    rewards = load_rewards(entries, base=tmp_path)
+    wanted = grade(rewards, **batch)
+    assert wanted.components["rank"] == [0, 0.0, 1, 1, 0, 0.0, pytest.approx(2 / 3)]
+    for count in (1, 2):
+        workers = RayWorkers(Alone(tmp_path, count), entries)
+        assert plain(Graders(lambda made=workers: made, timeout=60)(rewards, **batch)) == plain(wanted)
+
+
 def test_only_the_row_that_does_it_is_dropped(entries: list[Any], tmp_path: Path) -> None:
     rewards, said = load_rewards(entries, base=tmp_path), []
-    workers = RayWorkers(Alone(tmp_path, 2), entries)
+    workers = RayWorkers(alone(tmp_path, 2), entries)
     graders = Graders(lambda: workers, timeout=6.0, say=said.append)
     found = graders(rewards, **rows(["a", "die", "b", "hang"]))
     assert found.dropped == [None, f"reward risky: {DIED}", None, f"reward risky: {HUNG}"]
@@ -98,7 +106,7 @@ def test_workers_are_free_again_when_grading_is_interrupted(
     entries: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rewards = load_rewards(entries, base=tmp_path)
-    workers = RayWorkers(Alone(tmp_path, 1), entries)
+    workers = RayWorkers(alone(tmp_path, 1), entries)
     graders = Graders(lambda: workers, timeout=60.0)
 
     def interrupted(*_: Any, **__: Any) -> Any:

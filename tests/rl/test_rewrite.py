@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from rl import rewrite as module
 from rl.cli import app
 from rl.config_schema import Split
+from rl.errors import DataError
 from rl.progress import Reporter
 from rl.rewrite import KEY, ROW, Endpoint, RewriteError, rewrite
-from rl.tables import DataError
 
 SECRET = "sk-never-write-this"
 ROWS = [{"question": f"What is {i} + {i}?", "trace": f"We add {i} and {i}, slowly. #### {2 * i}"} for i in range(12)]

@@ -8,7 +8,8 @@ import pytest
 import unmask
 from rewards.contract import Reward, RewardError, TrainerState
 from rewards.contract.text import HIDDEN
-from rl.data import DataError, Prompt
+from rl.data import Prompt
+from rl.errors import DataError
 from rl.grading import grade_answers, grade_rollouts
 from rl.progress import Reporter
 from rl.rollout_arguments import (

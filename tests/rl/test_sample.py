@@ -18,14 +18,16 @@ from typer.testing import CliRunner
 
 import unmask
 from rl.cli import app
+from rl.errors import CommandError
 from rl.live import Trajectory, printable, trajectory_text
 from rl.progress import Reporter
 from rl.prompts import read_prompts
 from rl.sample import follow, sample
-from rl.source import CommandError, find_source
-from rollouts.checkpoints import save_policy
+from rl.source import find_source
+from rollouts.checkpoints import save_adapter, save_policy
 from rollouts.engine import generate
-from rollouts.models import LoraSpec, load_policy, save_adapter
+from rollouts.lora import LoraSpec
+from rollouts.models import load_policy
 from rollouts.spec import SamplerSpec
 from rollouts.streams import Purpose
 from rollouts.tiny import build_tiny
@@ -250,6 +252,27 @@ def test_where_weights_come_from(home: Path) -> None:
     restored, final = find_source(str(newest)).load(), find_source(str(home / "run")).load()
     pairs = zip(restored.parameters(), final.parameters(), strict=True)
     assert all(torch.equal(a, b) and not a.requires_grad for a, b in pairs)
+
+
+def test_an_adapter_on_a_run_is_said_to_stand_for_its_weights(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").touch()
+    found = find_source(str(home / "run"), tmp_path)
+    assert found.note == f"{tmp_path} stands in the place of what {home / 'run'} has trained"
+    assert not find_source("tiny", tmp_path).note
+
+
+def test_the_adapter_of_a_run_leads_to_the_run(tmp_path: Path) -> None:
+    """A model that was made on the spot has no folder that its adapter could name."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/gone"}))
+    (folder / "adapter_model.safetensors").touch()
+    for made in (False, True):
+        with pytest.raises(CommandError, match="the base model of this adapter, /gone, is not here") as raised:
+            find_source(str(folder))
+        assert (f"or name the run that it is of, {tmp_path}" in str(raised.value)) == made
+        (tmp_path / "recipe.yaml").write_text("name: x\n")
 
 
 # -- the canvas -----------------------------------------------------------------------------------------------------

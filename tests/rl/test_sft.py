@@ -13,7 +13,7 @@ from rl.masks import PlanKey
 from rl.noise import MIN_T
 from rl.sft import completion_batch, sft_loop, sft_plan, sft_step
 from rollouts.law import RAW
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.trajectory import RolloutBatch
 from tests.oracles.tabular import TabularPolicy
 from tests.oracles.training import Recorder, copies, distance, make_learner, tiny_policy

@@ -16,7 +16,7 @@ from rl.mask_agnostic import tails
 from rl.run import read_jsonl
 from rl.sft import completion_batch, sft_loop, sft_plan, sft_step
 from rl.sft_losses import Denoising, MaskAgnostic, Uniform
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.trajectory import RolloutBatch
 from tests.oracles.draws import Cells, even, gauss, outcomes
 from tests.oracles.runs import ROWS, recipe, written

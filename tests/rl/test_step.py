@@ -14,7 +14,7 @@ from rl.presets import PRESETS
 from rl.reduce import row_scale
 from rl.scored import ScoredBatch
 from rl.step import differentiate, train_step
-from rollouts.models import Policy
+from rollouts.policy import Policy
 from rollouts.spec import SamplerSpec
 from tests.oracles.training import (
     ESTIMATORS,

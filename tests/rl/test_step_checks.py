@@ -12,7 +12,8 @@ from rl.masks import PlanKey
 from rl.method import Method
 from rl.presets import PRESETS
 from rl.step import FIRST_PASS_BOUND, differentiate, train_step
-from rollouts.models import Policy, load_policy
+from rollouts.models import load_policy
+from rollouts.policy import Policy
 from tests.oracles.training import (
     ESTIMATORS,
     FEW,

@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 
+from rollouts.checkpoints import save_policy
+from rollouts.decoders import build_decoder
 from rollouts.families import A2D_QWEN3, DREAM, FAMILIES, LLADA, Family
-from rollouts.models import Policy, build_decoder, save_policy, special_ids
+from rollouts.policy import Policy
 from rollouts.tiny import character_tokenizer
+from rollouts.tokens import special_ids
 
 VOCABULARY = 120  # more rows than the tokenizer has tokens, as published checkpoints have
 

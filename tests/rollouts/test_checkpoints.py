@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rollouts.checkpoints import INDEX, load_weights, point_to_hub, save_adapter, save_policy
+from rollouts.decoders import build_decoder
 from rollouts.families import A2D_QWEN3, DREAM, FAMILIES, LLADA, ModelError, find_family
-from rollouts.models import LoraSpec, build_decoder, load_policy
+from rollouts.lora import LoraSpec
+from rollouts.models import load_policy
 from rollouts.tiny import build_tiny
 from tests.rollouts.small_models import (
     A2D_06B,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rollouts.families import FAMILIES, LLADA, ModelError
-from rollouts.models import LoraSpec, load_policy, lora_matches
+from rollouts.lora import LoraSpec, lora_matches
+from rollouts.models import load_policy
 from tests.rollouts.small_models import logits, random_rows, small_policy, write_small
 
 

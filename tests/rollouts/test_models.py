@@ -12,15 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rollouts.decoders import remove_dropout
+from rollouts.checkpoints import save_policy
+from rollouts.decoders import build_decoder, remove_dropout
 from rollouts.families import FAMILIES, LLADA, ModelError
-from rollouts.models import (
-    LoraSpec,
-    Policy,
-    build_decoder,
-    load_policy,
-    save_policy,
-)
+from rollouts.lora import LoraSpec
+from rollouts.models import load_policy
+from rollouts.policy import Policy
 from rollouts.tiny import build_tiny
 from tests.oracles.llada_reference import llada_logits
 from tests.oracles.training import tiny_folder

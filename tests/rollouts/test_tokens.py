@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from rollouts.checkpoints import save_policy
 from rollouts.families import DREAM, LLADA, ModelError
-from rollouts.models import load_policy, save_policy, special_ids
+from rollouts.models import load_policy
 from rollouts.tiny import character_tokenizer
+from rollouts.tokens import special_ids
 from tests.rollouts.small_models import DREAM_7B, LLADA_8B, VOCABULARY, small_policy, write_small
 
 

@@ -11,7 +11,9 @@ import torch
 from rollouts.checkpoints import save_adapter
 from rollouts.denoise import Record
 from rollouts.engine import generate
-from rollouts.models import LoraSpec, ModelError, load_policy
+from rollouts.families import ModelError
+from rollouts.lora import LoraSpec
+from rollouts.models import load_policy
 from rollouts.spec import SamplerSpec
 from rollouts.tokens import save_tokenizer
 from rollouts.trajectory import RolloutBatch

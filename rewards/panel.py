@@ -1,4 +1,4 @@
-"""Others' rules as parsers of a protocol, beside ours: `rewards.grading.panel:rule` with a task and the name of one of its parsers.
+"""Others' rules as parsers of a protocol, beside ours: `rewards.panel:rule` with a task and the name of one of its parsers.
 
 For reading only: these are the graders of published scripts with all that is odd about them (`rewards/grading/parsers.py`), as
 `unmask grade` puts them side by side.
@@ -45,11 +45,11 @@ def _found(task: str, parser: str) -> tuple[Task, Parser]:
     known = tasks()
     if task not in known:
         raise RewardError(
-            f"rewards.grading.panel: there is no task {task!r}{did_you_mean(task, known)}; tasks: {', '.join(sorted(known))}"
+            f"rewards.panel: there is no task {task!r}{did_you_mean(task, known)}; tasks: {', '.join(sorted(known))}"
         )
     named = {one.name: one for one in known[task].parsers}
     if parser not in named:
         raise RewardError(
-            f"rewards.grading.panel: {task} has no parser {parser!r}{did_you_mean(parser, named)}; parsers: {', '.join(named)}"
+            f"rewards.panel: {task} has no parser {parser!r}{did_you_mean(parser, named)}; parsers: {', '.join(named)}"
         )
     return known[task], named[parser]
