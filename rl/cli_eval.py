@@ -191,30 +191,51 @@ def list_protocols() -> None:
 
 
 def compare(
-    a: Annotated[
-        Path,
+    results: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="A", help="A folder that unmask eval wrote, or its samples.parquet.", show_default=False
+            metavar="RESULT",
+            help="Folders that unmask eval wrote, their samples.parquet, or folders that hold several of them, by other protocols or of "
+            "other models. The model of the first is the base.",
+            show_default=False,
         ),
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The other, of the same protocol.", show_default=False)],
+    parsers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parser",
+            metavar="NAME",
+            help="Whose scores; again for more, or all. Default: of two results all, of more the first of each protocol.",
+            show_default=False,
+        ),
+    ] = None,
     mix: Annotated[
         bool, typer.Option("--mix", help="Compare what was measured by different protocols or on different rows, too.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.png|.svg|.pdf", help="Also draw the differences.", show_default=False),
+    ] = None,
 ) -> None:
-    """Whether B differs from A, prompt by prompt: paired interval and test, and the verdict in words."""
+    """Whether models differ from a base, prompt by prompt: paired intervals and tests, corrected for their number, in words."""
     import json
 
-    from rl.compare import compare as run
+    from rl.compare_family import compare_results
+    from rl.compare_picture import check_picture, draw
     from rl.compare_report import show
     from rl.run import plain
 
-    found = run(a, b, mix=mix)
+    if out is not None:
+        check_picture(out)
+    found = compare_results(results, mix=mix, parsers=parsers or ())
     if as_json:
         typer.echo(json.dumps(plain(found.plain()), ensure_ascii=False))
     else:
         show(found)
+    if out is not None:
+        draw(found, out)
+        typer.echo(f"wrote {out}", err=True)
 
 
 def application(guard: Callable[[Any], Any]) -> typer.Typer:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,13 +140,17 @@ def write_samples(folder: Path, loaded: "Loaded", items: "Items", rows: Sequence
     part.replace(folder / SAMPLES)
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a samples file, with ``scores`` and ``reasons`` by parser. Raises CommandError for another kind of file."""
+def read_rows(file: Path, without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a samples file, with ``scores`` and ``reasons`` by parser. Raises CommandError for another kind of file.
+
+    without: columns that are not read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(file).to_pylist()
+        columns = [name for name in pq.read_schema(file).names if name not in without]
+        rows = pq.read_table(file, columns=columns).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise CommandError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
     needed = {"prompt_id", "seed", "sample", "place"}

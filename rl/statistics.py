@@ -181,10 +181,13 @@ def sign_flip(sums: np.ndarray, generator: np.random.Generator, flips: int = FLI
     return (1 + extreme) / (1 + flips)
 
 
-def smallest_seen(differences: np.ndarray, labels: Sequence[Hashable] | None = None) -> float:
+def smallest_seen(differences: np.ndarray, labels: Sequence[Hashable] | None = None, looks: int = 1) -> float:
     """The smallest true difference that a two-sided test at 5 % of such pairs finds with 80 % chance.
 
-        (z_0.975 + z_0.8) * standard error of the mean difference, clustered as in `proportion`
+        (z_(1 - 0.025 / looks) + z_0.8) * standard error of the mean difference, clustered as in `proportion`
+
+    looks: of how many comparisons it is one. Holm's first step asks for p below 0.05 / looks, and later steps for less, so that this is
+    what a comparison finds wherever it stands in the order of p.
 
     NaN with fewer than two clusters. Where no pair differs, the rate of differing pairs is taken as its upper 95 % limit, 1 - 0.05^(1/G).
     """
@@ -199,7 +202,7 @@ def smallest_seen(differences: np.ndarray, labels: Sequence[Hashable] | None = N
         sums = np.bincount(names, weights=kept - kept.mean())
         error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(kept)
     law = NormalDist()
-    return (law.inv_cdf(0.5 + LEVEL / 2) + law.inv_cdf(POWER)) * error
+    return (law.inv_cdf(1 - (1 - LEVEL) / 2 / looks) + law.inv_cdf(POWER)) * error
 
 
 def holm(values: Sequence[float]) -> list[float]:

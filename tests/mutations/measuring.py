@@ -8,6 +8,7 @@ WORTH = "tests/rl/test_diagnose_stats.py"
 BENCH = "tests/rl/test_diagnose_measure.py"
 SKETCHES = "tests/rl/test_sketch.py"
 DIAGNOSE = "tests/rl/test_diagnose.py"
+FAMILY = "tests/rl/test_compare_family.py"
 
 MUTATIONS = (
     # several samples, ratios
@@ -21,6 +22,23 @@ MUTATIONS = (
         "(new - old)[mask].double()",
         "(new - old).double()",
         OBJECTIVES,
+    ),
+    # a base and several models
+    Mutation(
+        "no Holm",
+        "rl/compare_family.py",
+        "adjusted = holm([one.p_value for one in found])",
+        "adjusted = [one.p_value for one in found]",
+        FAMILY,
+    ),
+    Mutation("verdict of one look", "rl/compare_family.py", "one.p_value, one.adjusted)", "one.p_value)", FAMILY),
+    Mutation("seen in one look", "rl/statistics.py", "(1 - LEVEL) / 2 / looks", "(1 - LEVEL) / 2", FAMILY),
+    Mutation(
+        "base less model",
+        "rl/compare_family.py",
+        "pair.base, pair.other, len(looks)",
+        "pair.other, pair.base, len(looks)",
+        FAMILY,
     ),
     # intervals
     Mutation(

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from rl.cli import app
-from rl.compare import MixError, _unseen, compare
+from rl.compare import compare, unseen
+from rl.compare_sides import MixError
 from rl.errors import CommandError
 from rl.evaluate import paired_gain
 from rl.evaluation import evaluate_protocol
@@ -167,5 +168,5 @@ def test_what_is_no_result(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_difference_beyond_all_points_is_not_named() -> None:
-    assert _unseen(0.069) == "a true difference below about 6.9 points"
-    assert _unseen(1.285) == "any true difference"
+    assert unseen(0.069) == "a true difference below about 6.9 points"
+    assert unseen(1.285) == "any true difference"
