@@ -4,6 +4,7 @@ from tests.mutations.mutation import Mutation
 
 SFT_LOSSES = "tests/rl/test_sft_losses.py"
 STEP = "tests/rl/test_step.py"
+ONE = f"{STEP}::test_a_pass_takes_one_forward_where_rows_are_whole"  # seconds, where the whole file takes minutes
 LEARNER = "tests/rl/test_learner.py"
 TRUNCATED = "tests/rl/test_step.py::test_truncated_rows_leave_loss_and_denominators"
 LEARNERS = "tests/rl/test_learners.py"
@@ -74,7 +75,7 @@ MUTATIONS = (
         "rl/method.py",
         "self.estimator.scored_once or views <= micro_batch",
         "True",
-        STEP,
+        ONE,
     ),
     Mutation(
         "KL turned round",
