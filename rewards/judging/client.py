@@ -61,7 +61,7 @@ class Settings:
     temperature: float | None = 0.0
     concurrency: int = 16
     timeout: float = 60.0
-    retries: int = 5
+    retries: int = 3  # with `timeout`, less than half of what an entry of `rewards:` gives a batch
     cache: str | None = None
     price: tuple[float, float] | None = None
     extra_body: Mapping[str, Any] | None = None
