@@ -98,9 +98,9 @@ def joined(recipe: Recipe) -> Iterator[None]:
     """The recipe's cluster, started or joined for the time of the block, with room for all workers. Raises ClusterError; nothing else was
     done by then."""
     own = not ray.is_initialized()
-    if own:
-        connect(recipe)
     try:
+        if own:
+            connect(recipe)
         check_room(recipe)
         yield
     finally:

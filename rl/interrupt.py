@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 EXIT_CODE = 130  # what a shell reports for a command ended by Ctrl-C
@@ -20,6 +21,7 @@ class Interrupt:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.asked = False
+        self._at_once = ""
         self._say = say
         self._before: dict[signal.Signals, object] = {}
 
@@ -35,6 +37,15 @@ class Interrupt:
         for number in self._before:
             signal.signal(number, self._handle)
 
+    @contextmanager
+    def at_once(self, message: str) -> Iterator[None]:
+        """A block without anything to save, which may last: a signal in it raises RunInterrupted(message) there and then."""
+        self._at_once = message
+        try:
+            yield
+        finally:
+            self._at_once = ""
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -45,6 +56,8 @@ class Interrupt:
         if self.asked:
             os._exit(EXIT_CODE)  # at once: no cleanup that could hang
         self.asked = True
+        if self._at_once:
+            raise RunInterrupted(self._at_once)
         self._say(
             "Stopping with a checkpoint, after this update or in this evaluation. Ctrl-C again ends at once, without one."
         )

@@ -101,10 +101,14 @@ def _run(
         only_one(setup.recipe.out),
         ExitStack() as stack,
     ):
-        stack.enter_context(_cluster(setup.recipe))  # before anything is written or moved
+        with interrupt.at_once("stopped while Ray started; nothing was begun: give the same command again"):
+            stack.enter_context(_cluster(setup.recipe))  # before anything is written or moved
         interrupt.again()
         folder = start.begin(live.say)
-        workers = stack.enter_context(_workers(setup.recipe, folder.path, live.say))
+        with interrupt.at_once(
+            f"stopped while the workers started; nothing was done in {folder.path}: give the same command again"
+        ):
+            workers = stack.enter_context(_workers(setup.recipe, folder.path, live.say))
         if workers is not None:
             setup = workers.take_on(setup)
         stack.callback(_listen(setup, live))

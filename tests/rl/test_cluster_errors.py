@@ -66,6 +66,44 @@ def fails(
     return wrong
 
 
+def by_hand() -> None:
+    """As in a shell's foreground: what started these tests may have had Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("begun", ["Ray", "workers"])
+def test_ctrl_c_while_they_start_ends_at_once(begun: str, folder: Path) -> None:
+    """Nothing could be saved, so nothing is waited for."""
+    seen, sent = dict[int, str](), 0.0
+    with subprocess.Popen(
+        command(*RAY, "train.updates=1", "eval=null", "data.eval=null", "--out", "bad"),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=by_hand,
+    ) as process:
+        while process.poll() is None:
+            seen.update(children(process.pid))
+            there = (
+                any("gcs_server" in title for title in seen.values()) if begun == "Ray" else (folder / "bad").is_dir()
+            )
+            if there and not sent:
+                sent = time.monotonic()
+                process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        took = time.monotonic() - sent
+        said = process.communicate()[0]
+    assert process.returncode == 130, said
+    assert "give the same command again" in said
+    assert "Traceback" not in said
+    assert took < 40, said
+    until = time.monotonic() + 20
+    while left := [title for pid, title in seen.items() if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
+
+
 # -- joining --------------------------------------------------------------------------------------------------------
 
 

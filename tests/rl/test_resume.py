@@ -467,6 +467,20 @@ def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended == [130]
 
 
+def test_where_nothing_can_be_saved_the_first_signal_ends() -> None:
+    said: list[str] = []
+    interrupt = Interrupt(said.append)
+    with pytest.raises(RunInterrupted, match="nothing was begun"), interrupt.at_once("nothing was begun"):
+        interrupt._handle(2, None)
+    assert not said
+    with interrupt.at_once("no signal came"):
+        pass
+    interrupt.asked = False
+    interrupt._handle(2, None)  # after the block, as ever
+    assert interrupt.asked
+    assert said
+
+
 def test_a_run_stops_where_the_recipe_says(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
