@@ -62,6 +62,7 @@ def make_pairs(
     if out.suffix != ".jsonl":
         raise CommandError(f"--out {out}: pairs are written line by line; name a file that ends in .jsonl")
     recipe, source = recipe_and_source(target, overrides, model, adapter, unused=UNUSED, provided=(), command="pairs")
+    recipe = _with_what_it_reads(recipe)
     if source is not None:
         recipe = recipe.model_copy(update={"model": model_of(recipe, source)})
     state = _begin(out, recipe, "" if source is None or source.checkpoint is None else str(source.checkpoint))
@@ -89,6 +90,14 @@ def make_pairs(
         )
         live.say(f"{counts['pairs']} pairs of {counts['prompts']} prompts in {out}{reasons}")
     return counts
+
+
+def _with_what_it_reads(recipe: Recipe) -> Recipe:
+    """Of the data to evaluate on, only what a rule holds out; the rest need not even be there."""
+    held = {rule.against for rule in recipe.data.hold_out if isinstance(rule.against, str)}
+    unread = {name: None for name in ("eval", "validation") if name not in held}
+    data = recipe.data.model_copy(update=unread)
+    return recipe.model_copy(update={"data": data, "eval": None if data.eval is None else recipe.eval})
 
 
 def _graded(setup: Setup, prompts: Sequence[Prompt], batch: int, total: int) -> ScoredBatch:

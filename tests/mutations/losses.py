@@ -169,7 +169,11 @@ MUTATIONS = (
         METHOD,
     ),
     Mutation(
-        "order of a single step", "rollouts/spec.py", "self.steps_per_block > 1\n", "self.steps_per_block > 0\n", METHOD
+        "order of a single step",
+        "rollouts/spec.py",
+        "self.steps >= 2 * self.blocks",
+        "self.steps >= self.blocks",
+        METHOD,
     ),
     Mutation(
         "linear uses refused", "rl/compatibility.py", "and not method.on_policy\n", "or not method.on_policy\n", METHOD
