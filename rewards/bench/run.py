@@ -130,9 +130,9 @@ def _run(plan: Plan, subject: Subject, signature: Signature, data: Data, facts: 
     kept = _swapped(subject, theirs, [data.golds[row] for row in rows], first) if theirs else []
     lowest = min((score for score in floor.scores if score is not None), default=math.nan)
     found.append(checks.format_share(measured, layout, lowest, kept, plan.outcome))
-    found.append(checks.bounded(battery, measured))
+    found.append(checks.bounded(first, battery, measured))
     found.append(_empty_columns(subject, signature, plain[0], measured[layout]))
-    found.append(signal(first if theirs else None, groups, battery, measured))
+    found.append(signal(first if theirs else None, groups, first, battery, measured))
     alone = [subject.call([sample]) for sample in samples[:20]]
     found.append(speed(len(samples), timed, alone, battery))
     scores = first.scores if theirs else ()

@@ -406,6 +406,22 @@ def test_a_reward_that_asks_for_the_rollout_is_given_an_invented_one() -> None:
     assert _invented("", 0)["intermediate_texts"] == [""]
 
 
+def test_a_reward_that_compares_is_not_constant_because_the_battery_asks_one_by_one(tmp_path) -> None:
+    """By itself each completion is the shortest of its group, so only the call with whole groups tells scores apart."""
+    (tmp_path / "mine.py").write_text(
+        "def shortest(prompts, completions, answer, **kwargs):\n"
+        "    groups = {}\n"
+        "    for prompt, text in zip(prompts, completions):\n"
+        "        groups.setdefault(prompt, []).append(len(text.split()))\n"
+        "    return [float(len(c.split()) == min(groups[p])) for p, c in zip(prompts, completions)]\n"
+        "shortest.needs_groups = True\n"
+    )
+    report = bench(Plan("mine.py:shortest", tmp_path, rows=2), ROWS)
+    assert not report.failed
+    assert found(report)["signal"].status == "skip"
+    assert found(report)["range"].seen.startswith("0 to 1")
+
+
 def test_a_broken_contract_is_no_exception_of_the_author() -> None:
     report = bench(Plan("bad_rewards.py:single", HERE, rows=2), ROWS)
     assert found(report)["schema"].short == "it breaks the contract"
