@@ -1,6 +1,7 @@
 """The bench finds each flaw of `bad_rewards.py`, keeps quiet about good rewards, and is not hurt by what it runs."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +421,24 @@ def test_a_reward_that_compares_is_not_constant_because_the_battery_asks_one_by_
     assert not report.failed
     assert found(report)["signal"].status == "skip"
     assert found(report)["range"].seen.startswith("0 to 1")
+
+
+def test_what_a_reward_remembers_is_not_taken_for_its_speed(tmp_path) -> None:
+    """30 ms for each answer that it meets for the first time, as where programs run; nothing for what is none."""
+    (tmp_path / "mine.py").write_text(
+        "import time\n"
+        "met = set()\n"
+        "def remembers(completions, answer, **kwargs):\n"
+        "    for text, gold in zip(completions, answer):\n"
+        "        if gold in text and text not in met:\n"
+        "            time.sleep(0.03)\n"
+        "            met.add(text)\n"
+        "    return [float(gold in text) for text, gold in zip(completions, answer)]\n"
+    )
+    (seen,) = [
+        one.seen for one in bench(Plan("mine.py:remembers", tmp_path, rows=1), ROWS[:1]).findings if one.check == "speed"
+    ]
+    assert float(re.findall(r"slowest row (\d+) ms", seen)[0]) >= 30
 
 
 def test_a_broken_contract_is_no_exception_of_the_author() -> None:
