@@ -137,7 +137,8 @@ def set_up(
     sets = guarded.sets
     for key, found in sets.items():
         for reason in (reason for reason in found.dropped if reason.startswith(UNGRADABLE)):
-            logging.getLogger("unmask").warning("%s: %d rows left out: %s", key, found.dropped[reason], reason)
+            rows = f"{found.dropped[reason]} row{'s' if found.dropped[reason] > 1 else ''}"
+            logging.getLogger("unmask").warning("%s: %s left out: %s", key, rows, reason)
     validation, evaluation = sets.get("data.validation"), sets.get("data.eval")
     if validation is not None and evaluation is not None:
         reported = {prompt.token_ids for prompt in evaluation.prompts}
