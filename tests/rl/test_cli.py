@@ -178,6 +178,20 @@ def test_columns_are_checked_where_the_canvas_or_the_prompts_do_not_fit(folder):
         assert ("leaves no room" if canvas == 128 else "row 0 has 17 tokens") in result.output
 
 
+def test_columns_are_checked_where_the_template_names_another(folder):
+    """Both, in one go: with the model at hand, and where it is wrong, too."""
+    (folder / "more.jsonl").write_text('{"question": "x"}\n')
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text('{"model_type": "bert"}')
+    wrong = ["data.train.path=more.jsonl", "data.train.columns={}", "data.prompt.template='{qestion}'"]
+    for model in ([], ["model.path=./model"]):
+        result = invoke("train", "recipe.yaml", "--dry-run", *wrong, *model)
+        assert result.exit_code == 2
+        assert f"{2 + len(model)} problems" in result.output
+        assert "did you mean 'question'?" in result.output
+        assert "needs a column 'puzzle'" in result.output
+
+
 def test_a_dry_run_tries_every_reward_on_a_wrong_completion(folder):
     (folder / "mine.py").write_text(
         "from rewards.contract import InfrastructureError\n\n"
