@@ -436,7 +436,9 @@ def test_what_a_reward_remembers_is_not_taken_for_its_speed(tmp_path) -> None:
         "    return [float(gold in text) for text, gold in zip(completions, answer)]\n"
     )
     (seen,) = [
-        one.seen for one in bench(Plan("mine.py:remembers", tmp_path, rows=1), ROWS[:1]).findings if one.check == "speed"
+        one.seen
+        for one in bench(Plan("mine.py:remembers", tmp_path, rows=1), ROWS[:1]).findings
+        if one.check == "speed"
     ]
     assert float(re.findall(r"slowest row (\d+) ms", seen)[0]) >= 30
 
