@@ -343,8 +343,9 @@ def plan(
 
     Nothing is started and no weights are read; docs/scaling.md derives every number.
     """
+    from rl.doctor import without_waiting
     from rl.hardware import read_hardware
-    from rl.plan_gpus import plan_gpus, without_waiting
+    from rl.plan_gpus import plan_gpus
     from rl.plan_gpus_report import as_json as written
     from rl.plan_gpus_report import show
 

@@ -15,6 +15,7 @@ import ray  # type: ignore[import-not-found]
 
 from rewards.contract.graders import Graders
 from rl.config import Recipe
+from rl.config_schema import ClusterConfig
 from rl.crew import RayCrew
 from rl.graders import RayWorkers
 from rl.learners import ClusterError, LearnerGroup, LearnersLostError
@@ -108,15 +109,20 @@ def joined(recipe: Recipe) -> Iterator[None]:
             ray.shutdown()
 
 
+def _roles(wanted: ClusterConfig) -> str:
+    """``2 learners under ZeRO 1, 1 sampler``: what is started, for a person."""
+    roles = [(wanted.learners, "learner", f" under ZeRO {wanted.zero_stage}"), (wanted.samplers, "sampler", "")]
+    roles += [(wanted.reward_workers, "reward worker", "")]
+    return ", ".join(f"{count} {role}{'s' if count > 1 else ''}{how}" for count, role, how in roles if count)
+
+
 @contextmanager
 def cluster_of(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
     """The workers of a recipe with ``cluster.backend: ray``, for the time of the block; none is left afterwards."""
     wanted = recipe.cluster
     with joined(recipe):
         where = "here" if wanted.address is None else f"at {wanted.address}"
-        count = f"{wanted.learners} learners under ZeRO {wanted.zero_stage}, {wanted.samplers} samplers"
-        graders = f", {wanted.reward_workers} reward workers" if wanted.reward_workers else ""
-        say(f"Starting workers on Ray {where}: {count}{graders}; each prints to {folder / LOGS}")
+        say(f"Starting workers on Ray {where}: {_roles(wanted)}; each prints to {folder / LOGS}")
         cluster = Cluster(recipe, folder, say)
         try:
             yield cluster

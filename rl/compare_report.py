@@ -35,13 +35,14 @@ def _two(found: Comparison, console: Console) -> None:
     console.print(f"A  {found.a}\nB  {found.b}", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
-    for name in ("A", "B", "B - A", "95 % interval", "n", "p", "p, Holm"):
+    several = len(found.parsers) > 1
+    for name in ("A", "B", "B - A", "95 % interval", "n", "p", *(["p, Holm"] if several else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for parser, one in found.parsers.items():
         gain = one.difference
         span = f"[{gain['low']:+.3f}, {gain['high']:+.3f}]".replace("[", r"\[")
         values = (f"{one.a:.3f}", f"{one.b:.3f}", f"{gain['value']:+.3f}", span, str(int(gain["n"])))
-        table.add_row(parser, *values, f"{one.p_value:.3g}", f"{one.adjusted:.3g}" if len(found.parsers) > 1 else "")
+        table.add_row(parser, *values, f"{one.p_value:.3g}", *([f"{one.adjusted:.3g}"] if several else []))
     console.print(table)
     for parser, one in found.parsers.items():
         console.print(f"{parser}: {one.words}", markup=False, soft_wrap=True)

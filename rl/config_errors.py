@@ -38,10 +38,13 @@ class Problem:
 
 
 class RecipeErrors(ValueError):
-    """Everything that is wrong with a recipe. ``problems`` holds the parts; ``str()`` is for a terminal."""
+    """Everything that is wrong with a recipe. ``problems`` holds the parts; ``str()`` is for a terminal.
+
+    They stand in the order of the file's lines, those without a line behind them: whoever mends them goes through it once.
+    """
 
     def __init__(self, problems: Sequence[Problem]):
-        self.problems = tuple(problems)
+        self.problems = tuple(sorted(problems, key=lambda one: (one.line is None, one.line or 0)))
         super().__init__(self.render())
 
     def render(self) -> str:

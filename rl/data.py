@@ -135,6 +135,15 @@ def check_columns(
     _Renderer(prompt, None, table.column_names, where)
     if need_completion:
         _require_completion(table.column_names, where)
+    return _for_rewards(table)
+
+
+def columns_for_rewards(split: "Split | Dataset | Sequence[Mapping[str, Any]]", where: str) -> list[str]:
+    """The columns that rewards receive, whatever is wrong with the template. DataError where there is no table."""
+    return _for_rewards(read_table(split, where) if isinstance(split, Split) else as_table(split, where))
+
+
+def _for_rewards(table: "Dataset") -> list[str]:
     return [name for name in table.column_names if name not in ("prompt", "completion")]
 
 

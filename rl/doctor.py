@@ -329,6 +329,22 @@ def hub_silence() -> str:
     return f"no answer within {HUB_SECONDS:.0f} s" if answer is None else answer
 
 
+def without_waiting() -> str:
+    """Where the Hub does not answer, tell its library so at once: each of many files would be asked for five times.
+
+    Returns why it does not answer; "" if it does, or if the library is told already.
+    """
+    from huggingface_hub import constants
+
+    why = "" if constants.HF_HUB_OFFLINE else hub_silence()
+    if why:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+        constants.HF_HUB_OFFLINE = True
+        if "datasets" in sys.modules:  # which reads the environment once
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+    return why
+
+
 def _ask(address: str) -> str:
     """What is wrong with the connection to an address; "" for nothing."""
     from urllib.error import HTTPError

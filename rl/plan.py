@@ -19,8 +19,10 @@ from rewards.contract.ready import check_ready
 from rl.config import Recipe
 from rl.contamination import guard
 from rl.data import Prompt, PromptSet
+from rl.doctor import without_waiting
 from rl.errors import DataError
 from rl.grading import columns_of, completion_of, graders_of
+from rl.gym_tasks import is_task
 from rl.method import forwards
 from rl.pairs import PairSet
 from rl.reward_checks import answer_problems
@@ -63,10 +65,22 @@ class PlanErrors(ValueError):
         super().__init__("\n\n".join([f"{count} with what this recipe names; nothing was started:", *messages]))
 
 
+def names_hub(recipe: Recipe) -> bool:
+    """Whether the model or some data are named as on the Hub, `owner/name`, and are no folder or file here."""
+    data, warm_start = recipe.data, recipe.warm_start
+    splits = (data.train, data.eval, data.validation, data.preferences, warm_start.data if warm_start else None)
+    names = [recipe.model.path, *(split.path for split in splits if split is not None and not is_task(split))]
+    return any(name.count("/") == 1 and not Path(name).expanduser().exists() for name in names)
+
+
 def dry_run(recipe: Recipe, command: str = "train", console: Console | None = None) -> None:
     """Checks what `recipe` names and prints prompts and plan. Raises PlanErrors with everything that is wrong."""
     console = console or Console(highlight=False, soft_wrap=True)
     problems: list[str] = []
+    if names_hub(recipe) and (why := without_waiting()):
+        console.print(
+            f"note: the Hub does not answer ({why}): only what this machine holds is looked at\n", markup=False
+        )
     network = _collect(problems, lambda: inspect_model(recipe))
     rewards = load_rewards([entry.model_dump() for entry in recipe.rewards], base=Path.cwd())
     problems += answer_problems(recipe, rewards)

@@ -5,7 +5,6 @@ and the plan says so.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -84,17 +83,6 @@ def plan_gpus(
     return GpuPlan(
         recipe, name, setting, family, work, hardware, utilisation, choice, remedies, tuple(dict.fromkeys(notes))
     )
-
-
-def without_waiting() -> None:
-    """Where the Hub does not answer, tell its library so at once: each of many files would be asked for five times."""
-    from huggingface_hub import constants
-
-    from rl.doctor import hub_silence
-
-    if not constants.HF_HUB_OFFLINE and hub_silence():
-        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-        constants.HF_HUB_OFFLINE = True
 
 
 # -- the recipe, without its data -----------------------------------------------------------------------------------------

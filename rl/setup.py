@@ -17,7 +17,7 @@ from rl import origin
 from rl.config import ModelConfig, Recipe
 from rl.config_errors import nearest
 from rl.contamination import Overlap, guard
-from rl.data import Prompt, PromptSet, check_columns, check_completions, load_split
+from rl.data import Prompt, PromptSet, check_columns, check_completions, columns_for_rewards, load_split
 from rl.errors import DataError
 from rl.grading import Mark, graders_of
 from rl.pairs import PairSet, load_pairs
@@ -137,7 +137,8 @@ def set_up(
     sets = guarded.sets
     for key, found in sets.items():
         for reason in (reason for reason in found.dropped if reason.startswith(UNGRADABLE)):
-            logging.getLogger("unmask").warning("%s: %d rows left out: %s", key, found.dropped[reason], reason)
+            rows = f"{found.dropped[reason]} row{'s' if found.dropped[reason] > 1 else ''}"
+            logging.getLogger("unmask").warning("%s: %s left out: %s", key, rows, reason)
     validation, evaluation = sets.get("data.validation"), sets.get("data.eval")
     if validation is not None and evaluation is not None:
         reported = {prompt.token_ids for prompt in evaluation.prompts}
@@ -209,9 +210,9 @@ def load_sets(
                     check_completions(found, model.tokenizer, canvas=recipe.rollout.canvas, where=key)
         except DataError as error:
             problems.append(str(error))
-        if columns is None and model is not None:  # rows that do not fit may also lack a column
+        if columns is None:  # rows that do not fit, or a template that names none of its columns: they may lack another
             with contextlib.suppress(DataError):  # said above
-                columns = check_columns(source, recipe.data.prompt, where=key, need_completion=sft)
+                columns = columns_for_rewards(source, key)
         if columns is not None and not sft:
             problems += column_problems(recipe, rewards, key, columns)
     return sets

@@ -250,8 +250,8 @@ def format_share(
     return Finding("pass", name, told)
 
 
-def bounded(battery: Sequence[Tried], measured: Mapping[str, Pair]) -> Finding:
-    """Whether some odd text scores far outside of what ordinary answers do."""
+def bounded(first: Answer, battery: Sequence[Tried], measured: Mapping[str, Pair]) -> Finding:
+    """Whether some odd text scores far outside of what ordinary answers do. `first` counts only for the range that is told."""
     usual = [score for pair in measured.values() for score in (*pair.right, *pair.wrong) if score is not None]
     scored = [
         (score, one.entry.name) for one in battery if one.answer for score in one.answer.scores if score is not None
@@ -262,9 +262,8 @@ def bounded(battery: Sequence[Tried], measured: Mapping[str, Pair]) -> Finding:
     reach = _FAR * max(high - low, 1.0)
     lowest, highest = min(scored), max(scored)
     if low - reach <= lowest[0] and highest[0] <= high + reach:
-        return Finding(
-            "pass", "range", f"{min(low, lowest[0]):.4g} to {max(high, highest[0]):.4g} over everything tried"
-        )
+        tried = [low, high, lowest[0], highest[0], *(score for score in first.scores if score is not None)]
+        return Finding("pass", "range", f"{min(tried):.4g} to {max(tried):.4g} over everything tried")
     score, text = lowest if low - lowest[0] > highest[0] - high else highest
     seen = f"{score:.4g} for {text}, where ordinary answers score {low:.4g} to {high:.4g}"
     remedy = "bound it: one such row outweighs a whole batch, and all other rewards"

@@ -14,10 +14,14 @@ _SLOW_ROW, _SLOW_TEXT, _SLOW_RATE = 1.0, 5.0, 10.0  # seconds, seconds, samples/
 
 
 def signal(
-    own: Answer | None, groups: Sequence[int], battery: Sequence[Tried], measured: Mapping[str, Pair]
+    own: Answer | None, groups: Sequence[int], first: Answer, battery: Sequence[Tried], measured: Mapping[str, Pair]
 ) -> Finding:
-    """Whether scores differ, on the user's completions and at all: mean, spread, share at the top, groups with a spread."""
-    made = [score for one in battery if one.answer for score in one.answer.scores if score is not None]
+    """Whether scores differ, on the user's completions and at all: mean, spread, share at the top, groups with a spread.
+
+    first: the call with several completions of each prompt. A reward that compares them may be constant everywhere else.
+    """
+    made = [score for score in first.scores if score is not None]
+    made += [score for one in battery if one.answer for score in one.answer.scores if score is not None]
     made += [score for pair in measured.values() for score in (*pair.right, *pair.wrong) if score is not None]
     values = [] if own is None else [score for score in own.scores if score is not None]
     if not values and not any(pair.right for pair in measured.values()):

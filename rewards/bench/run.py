@@ -123,6 +123,7 @@ def _run(plan: Plan, subject: Subject, signature: Signature, data: Data, facts: 
     facts["layout"] = layout
     facts["also_in"] = [name for name, pair in measured.items() if name != layout and pair.told_apart()]
     empty = [replace(sample, completion="") for sample in plain]
+    subject.restart()  # a reward that remembers what it graded would be timed remembering
     floor, timed = subject.call([*plain, *empty], batch=True), subject.call(samples, batch=True)
     battery = _battery(subject, data, tried, layout)
     found += [checks.survives(battery), checks.in_time(battery, subject.seconds)]
@@ -130,10 +131,13 @@ def _run(plan: Plan, subject: Subject, signature: Signature, data: Data, facts: 
     kept = _swapped(subject, theirs, [data.golds[row] for row in rows], first) if theirs else []
     lowest = min((score for score in floor.scores if score is not None), default=math.nan)
     found.append(checks.format_share(measured, layout, lowest, kept, plan.outcome))
-    found.append(checks.bounded(battery, measured))
+    found.append(checks.bounded(first, battery, measured))
     found.append(_empty_columns(subject, signature, plain[0], measured[layout]))
-    found.append(signal(first if theirs else None, groups, battery, measured))
-    alone = [subject.call([sample]) for sample in samples[:20]]
+    found.append(signal(first if theirs else None, groups, first, battery, measured))
+    subject.restart()
+    # The last: answers made, where there are none of yours. One of them goes first, so that no tool's start is timed.
+    subject.call(samples[-1:], batch=True)
+    alone = [subject.call([sample]) for sample in samples[-21:-1] or samples]
     found.append(speed(len(samples), timed, alone, battery))
     scores = first.scores if theirs else ()
     return Report(signature.name, source, facts, tuple(found), tuple(scores))

@@ -196,8 +196,9 @@ def _builtin(name: str) -> tuple[Callable[..., Any], str]:
         raise RewardError(f"{name!r} is a family of rewards; choose one: {', '.join(family)}")
     if name.endswith(".py"):
         raise RewardError(f"{name!r} is a file; say which function in it: '{name}:my_function'")
+    kin = [full for full in known if full.partition(".")[0] == name.partition(".")[0]]
     raise RewardError(
-        f"unknown reward {name!r}{did_you_mean(name, known)}; built in: {', '.join(known)}; your own: "
+        f"unknown reward {name!r}{did_you_mean(name, known)}; built in: {', '.join(kin or known)}; your own: "
         "'my_rewards.py:function' or 'package.module:function'"
     )
 

@@ -1,6 +1,7 @@
 """The bench finds each flaw of `bad_rewards.py`, keeps quiet about good rewards, and is not hurt by what it runs."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,42 @@ def test_a_reward_that_asks_for_the_rollout_is_given_an_invented_one() -> None:
     long = _invented("x " * 50_000, 50_000)
     assert long["forwards"] == len(long["intermediate_texts"]) == 1 + max(long["reveal_steps"])
     assert _invented("", 0)["intermediate_texts"] == [""]
+
+
+def test_a_reward_that_compares_is_not_constant_because_the_battery_asks_one_by_one(tmp_path) -> None:
+    """By itself each completion is the shortest of its group, so only the call with whole groups tells scores apart."""
+    (tmp_path / "mine.py").write_text(
+        "def shortest(prompts, completions, answer, **kwargs):\n"
+        "    groups = {}\n"
+        "    for prompt, text in zip(prompts, completions):\n"
+        "        groups.setdefault(prompt, []).append(len(text.split()))\n"
+        "    return [float(len(c.split()) == min(groups[p])) for p, c in zip(prompts, completions)]\n"
+        "shortest.needs_groups = True\n"
+    )
+    report = bench(Plan("mine.py:shortest", tmp_path, rows=2), ROWS)
+    assert not report.failed
+    assert found(report)["signal"].status == "skip"
+    assert found(report)["range"].seen.startswith("0 to 1")
+
+
+def test_what_a_reward_remembers_is_not_taken_for_its_speed(tmp_path) -> None:
+    """30 ms for each answer that it meets for the first time, as where programs run; nothing for what is none."""
+    (tmp_path / "mine.py").write_text(
+        "import time\n"
+        "met = set()\n"
+        "def remembers(completions, answer, **kwargs):\n"
+        "    for text, gold in zip(completions, answer):\n"
+        "        if gold in text and text not in met:\n"
+        "            time.sleep(0.03)\n"
+        "            met.add(text)\n"
+        "    return [float(gold in text) for text, gold in zip(completions, answer)]\n"
+    )
+    (seen,) = [
+        one.seen
+        for one in bench(Plan("mine.py:remembers", tmp_path, rows=1), ROWS[:1]).findings
+        if one.check == "speed"
+    ]
+    assert float(re.findall(r"slowest row (\d+) ms", seen)[0]) >= 30
 
 
 def test_a_broken_contract_is_no_exception_of_the_author() -> None:

@@ -51,9 +51,13 @@ def test_built_in() -> None:
 @pytest.mark.parametrize(
     ("entry", "key", "words"),
     [
-        ("sudoku.solvd", "fn", ["unknown reward 'sudoku.solvd'", "did you mean 'sudoku.solved'?", "gsm8k.correct"]),
+        (
+            "sudoku.solvd",
+            "fn",
+            ["unknown reward 'sudoku.solvd'", "did you mean 'sudoku.solved'?", ": sudoku.cells, sudoku.solved; your"],
+        ),
         ("sudoku", "fn", ["family", "sudoku.cells, sudoku.solved"]),
-        ("zzz", "fn", ["unknown reward 'zzz'", "built in:", "my_rewards.py:function"]),
+        ("zzz", "fn", ["unknown reward 'zzz'", "built in:", "gsm8k.correct, ", "my_rewards.py:function"]),
         ("my_rewards.py", "fn", ["say which function", "my_rewards.py:my_function"]),
         ("", "fn", ["needs the name of a function"]),
         (None, "fn", ["needs the name of a function"]),

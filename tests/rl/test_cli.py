@@ -145,6 +145,27 @@ def test_a_dry_run_collects_what_is_wrong_with_model_data_and_rewards(folder):
     assert "Traceback" not in result.stderr
 
 
+def test_a_dry_run_asks_a_silent_hub_once(folder, monkeypatch):
+    """Its library would ask five times for every file, and say so each time: a minute for one model and two data sets."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    asked: list[int] = []
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("rl.doctor.hub_silence", lambda: asked.append(1) or "no network")
+    assert invoke("train", "recipe.yaml", "--dry-run").exit_code == 0
+    assert asked == []
+    result = invoke("train", "recipe.yaml", "--dry-run", "model.path=some/model", "data.train.path=some/rows")
+    assert (result.exit_code, asked) == (2, [1])
+    assert "the Hub does not answer (no network): only what this machine holds is looked at" in result.output
+    assert "2 problems" in result.output
+    assert constants.HF_HUB_OFFLINE
+    assert config.HF_HUB_OFFLINE
+
+
 def test_columns_are_checked_where_the_canvas_or_the_prompts_do_not_fit(folder):
     for canvas in (128, 112):
         sizes = [f"rollout.canvas={canvas}", f"rollout.block={canvas}", f"rollout.steps={canvas}"]
@@ -155,6 +176,20 @@ def test_columns_are_checked_where_the_canvas_or_the_prompts_do_not_fit(folder):
         assert "2 problems" in result.output
         assert "needs a column 'puzzle'" in result.output
         assert ("leaves no room" if canvas == 128 else "row 0 has 17 tokens") in result.output
+
+
+def test_columns_are_checked_where_the_template_names_another(folder):
+    """Both, in one go: with the model at hand, and where it is wrong, too."""
+    (folder / "more.jsonl").write_text('{"question": "x"}\n')
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text('{"model_type": "bert"}')
+    wrong = ["data.train.path=more.jsonl", "data.train.columns={}", "data.prompt.template='{qestion}'"]
+    for model in ([], ["model.path=./model"]):
+        result = invoke("train", "recipe.yaml", "--dry-run", *wrong, *model)
+        assert result.exit_code == 2
+        assert f"{2 + len(model)} problems" in result.output
+        assert "did you mean 'question'?" in result.output
+        assert "needs a column 'puzzle'" in result.output
 
 
 def test_a_dry_run_tries_every_reward_on_a_wrong_completion(folder):

@@ -28,11 +28,19 @@ from ray.exceptions import ActorDiedError, RayTaskError  # noqa: E402
 
 from rl import placement  # noqa: E402
 from rl.backends import TrainingError  # noqa: E402
+from rl.cluster import _roles  # noqa: E402
+from rl.config_schema import ClusterConfig  # noqa: E402
 from rl.learners import ClusterError  # noqa: E402
 from rl.rank import Rank  # noqa: E402
 from rl.zero import check_compiler  # noqa: E402
 
 pytestmark = pytest.mark.timeout(240)  # each is to say so within a minute; other tests may run beside it
+
+
+def test_what_is_started_is_counted_in_words() -> None:
+    assert _roles(ClusterConfig(zero_stage=0)) == "1 learner under ZeRO 0, 1 sampler"
+    several = ClusterConfig(zero_stage=2, learners=2, samplers=3, reward_workers=1)
+    assert _roles(several) == "2 learners under ZeRO 2, 3 samplers, 1 reward worker"
 
 
 def fails(

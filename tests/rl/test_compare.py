@@ -1,16 +1,20 @@
 """`unmask eval compare`: what is refused, what is said, and that it says it of the right numbers."""
 
+import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from rl.cli import app
-from rl.compare import compare, unseen
+from rl.compare import Comparison, compare, unseen
+from rl.compare_report import show
 from rl.compare_sides import MixError
 from rl.errors import CommandError
 from rl.evaluate import paired_gain
@@ -141,6 +145,17 @@ def test_several_parsers_are_told_to_be_several(home: Path, tmp_path: Path) -> N
     assert "3 parsers of the same answers: the verdict is that of ends" in note
     assert note.endswith("below 0.05: ends")
     assert "A and B have the same weights" in found.notes
+
+
+def test_one_parser_has_no_column_of_adjusted_values(home: Path) -> None:
+    def table(found: Comparison) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        show(found, console)
+        return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+    found = compare(home / "a", home / "b")
+    assert "p, Holm" in table(found)
+    assert "p, Holm" not in table(replace(found, parsers={"ends": found.parsers["ends"]}))
 
 
 def test_json_holds_what_the_table_shows(home: Path) -> None:

@@ -316,6 +316,32 @@ def test_a_superscript_is_no_number_of_a_list_item():
     assert (problem.file, problem.key) == ("command line", "rewards.²")
 
 
+def test_problems_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Whatever finds them: keys, types, names of presets and rewards. Those of the command line have no line, and come last."""
+    file = tmp_path / "bad.yaml"
+    file.write_text(
+        "model: {path: tiny, dtyp: bfloat16}\n"
+        "data: {train: {path: some/rows, limt: 3}}\n"
+        "rewards:\n"
+        "  - {fn: gsm8k.corect}\n"
+        "outcome: gsm8k.correkt\n"
+        "rollout: {canvas: eight}\n"
+        "method: {preset: grpoo}\n"
+        "train: {updats: 3}\n"
+    )
+    found = [(one.line, one.key) for one in problems_of(file, ["optim.lrr=1"])]
+    keys = [
+        "model.dtyp",
+        "data.train.limt",
+        "rewards.0.fn",
+        "outcome",
+        "rollout.canvas",
+        "method.preset",
+        "train.updats",
+    ]
+    assert found == [*zip([1, 2, 4, 5, 6, 7, 8], keys, strict=True), (None, "optim.lrr")]
+
+
 def test_a_nul_character_is_named_with_its_place(tmp_path):
     (problem,) = problems_of({**GOOD, "data": {"train": {"path": "a\0b.jsonl"}}})[:1]
     assert (problem.key, problem.message) == ("data.train.path", "holds a NUL character")

@@ -71,7 +71,7 @@ def test_rows_that_can_never_be_graded_are_left_out_and_named(caplog: pytest.Log
     assert "dropped 1: cannot be graded, none has no length (id x2)" in output
     with caplog.at_level(logging.WARNING):
         run = unmask.train("words.yaml")
-    assert "data.train: 1 rows left out: cannot be graded, none has no length (id x2)" in caplog.text
+    assert "data.train: 1 row left out: cannot be graded, none has no length (id x2)" in caplog.text
     assert not any(name.startswith("dropped/") for name in run.metrics[0])
 
 
