@@ -136,8 +136,7 @@ def test_evaluation_at_toy_size(rows: str) -> None:
 
 def test_diagnosis_and_pairs_at_toy_size(rows: str) -> None:
     own = [f"data.train.path={rows}"]
-    held = f"data.eval.path={rows}"  # which pairs compares its prompts with
-    made = invoke("pairs", "llada_8b_gsm8k_diffu_grpo", *own, held, "--toy", "--out", "pairs.jsonl")
+    made = invoke("pairs", "llada_8b_gsm8k_diffu_grpo", *own, "--toy", "--out", "pairs.jsonl")
     assert made.exit_code == 0, made.output
     assert "pairs of 8 prompts" in made.output
     measured = invoke("diagnose", "llada_8b_gsm8k_diffu_grpo", *own, "--toy", "--plans", "2", "--budget", "2")
