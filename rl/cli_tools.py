@@ -270,7 +270,8 @@ def diagnose(
     """
     from rl.diagnose import UNUSED, named
     from rl.diagnose import diagnose as run
-    from rl.diagnose_report import check_folder, show, write
+    from rl.diagnose_report import show, write
+    from rl.errors import check_folder
 
     folder = out or Path("runs") / f"{named(recipe)}{'-toy' if toy else ''}-diagnose"
     check_folder(folder)

@@ -101,6 +101,7 @@ def compare_models(sides: Sequence[Sequence[Side]], *, mix: bool = False, parser
         for (pair, parser), one, p in zip(looks, found, adjusted, strict=True)
     ]
     told = [note for pair in pairs for note in pair.notes]
+    told += [note for (pair, parser), one in zip(looks, found, strict=True) for note in _ungraded(pair, parser, one)]
     return Family(base, models, compared, list(dict.fromkeys([*told, *notes, *_doubts(pairs)])))
 
 
@@ -108,6 +109,16 @@ def accuracy(side: Side, parser: str) -> Proportion:
     """As the result itself says it."""
     labels = [row.get("cluster_label") or row["prompt_id"] for row in side.rows]
     return proportion(scores_of(side.rows, parser), labels)
+
+
+def _ungraded(pair: Pair, parser: str, found: Difference) -> list[str]:
+    """Where the difference is not that of the two accuracies beside it."""
+    both, prompts = int(found.difference["n"]), len({row["prompt_id"] for row in pair.base.rows})
+    if not 0 < both < prompts:
+        return []
+    return [
+        f"{pair.protocol}, {parser}: {pair.model} is compared over the {both} of {prompts} prompts that were graded in both"
+    ]
 
 
 def _chosen(pair: Pair, parsers: Collection[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from rl.compare import Comparison, Difference
 from rl.compare_family import Family
 from rl.compare_report import grouped
-from rl.errors import CommandError
+from rl.errors import CommandError, check_folder
 
 KINDS = (".png", ".svg", ".pdf")
 COLORS = {"better": "#0b4f8a", "worse": "#c46a1b", "unsettled": "#8a3b8f", "none": "#7a8794"}
@@ -27,11 +27,14 @@ class Row:
 
 
 def check_picture(out: Path) -> None:
-    """Raises CommandError for a kind of file that is no picture; said before the comparing rather than after."""
+    """Raises CommandError for a kind of file that is no picture, and where none can be; said before the comparing rather than after."""
     if out.suffix.lower() not in KINDS:
         raise CommandError(
             f"--out {out}: a picture is a file that ends in {', '.join(KINDS)}; for the numbers there is --json"
         )
+    if out.is_dir():
+        raise CommandError(f"--out {out}: this is a folder; name a file")
+    check_folder(out.parent)
 
 
 def draw(found: Family | Comparison, out: Path) -> None:
@@ -46,7 +49,6 @@ def draw(found: Family | Comparison, out: Path) -> None:
     _lines(axis, rows)
     _texts(axis, rows, isinstance(found, Family) and len(found.compared) > 1)
     axis.set_title(_title(found), loc="left", fontsize=12, pad=24)
-    out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130, bbox_inches="tight")
     plt.close(figure)
 

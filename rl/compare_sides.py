@@ -12,6 +12,16 @@ from rl.errors import CommandError
 from rl.evaluation_files import RESULT, SAMPLES, STATE, read_rows
 
 SHOWN = 5  # differences of two protocols that are written out
+NEEDED = (
+    "protocol",
+    "hash",
+    "changed",
+    "changes",
+    "settings",
+    "model",
+    "data",
+    "parsers",
+)  # of result.json, by a comparison
 BULKY = ("token_ids", "reveal_step", "model_input", "generated", "completion")  # no comparison reads them
 
 
@@ -48,6 +58,12 @@ def read_side(path: Path) -> Side:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if (folder / RESULT).is_file() else {}
     except ValueError as error:
         raise CommandError(f"{folder / RESULT}: not valid JSON ({error})") from error
+    absent = [key for key in NEEDED if key not in result] if isinstance(result, dict) else list(NEEDED)
+    if absent and result != {}:
+        raise CommandError(
+            f"{folder / RESULT}: is not what unmask eval writes (it lacks {', '.join(absent)}); measure again, or take it away and "
+            "compare with --mix"
+        )
     rows = read_rows(file, without=BULKY)
     if not rows:
         raise CommandError(f"{file}: holds no answers")

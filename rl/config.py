@@ -8,7 +8,7 @@ import copy
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -306,6 +306,9 @@ def _repair(data: dict[str, Any], path: Key, missing: bool) -> None:
 
 
 def _placeholder(annotation: Any) -> Any:
+    for option in (annotation, *get_args(annotation)):
+        if get_origin(option) is Literal:
+            return get_args(option)[0]
     for kind, value in ((str, "missing"), (int, 1), (float, 1.0), (bool, False)):
         if annotation is kind or kind in get_args(annotation):
             return value

@@ -116,7 +116,7 @@ def _choosing(recipe: Recipe) -> Iterator[Check]:
                 "add data.validation: {path: ...}, with other rows than data.eval",
             )
         if recipe.eval is None or recipe.eval.every == 0:
-            yield Check((key, "eval"), "nothing is measured during the run", "set eval: {every: ...}")
+            yield Check((key, "eval.every"), "nothing is measured during the run", "set eval: {every: ...}")
     falls = recipe.health.eval_falls == "stop"
     if falls and recipe.data.validation is None:
         yield Check(
@@ -124,6 +124,9 @@ def _choosing(recipe: Recipe) -> Iterator[Check]:
             "is stop, which acts on data.validation alone, and there is none",
             "add data.validation: {path: ...}, or set health.eval_falls: warn",
         )
+    if falls and (recipe.eval is None or recipe.eval.every == 0):
+        what = "is stop, and nothing is measured during the run"
+        yield Check(("health.eval_falls", "eval.every"), what, "set eval: {every: ...}, or health.eval_falls: warn")
     if recipe.data.validation is not None and not falls and all(value is None for _, value in wanted):
         yield Check(
             ("data.validation",), "nothing looks at it", "set save.best_by or stop.plateau, or drop data.validation"
@@ -198,12 +201,13 @@ def _hold_out(recipe: Recipe, provided: Collection[str], command: str) -> Iterat
             if rule.by != "ngrams" and name in rule.model_fields_set and getattr(rule, name) is not None:
                 default = HoldOut.model_fields[name].default
                 if getattr(rule, name) != default:
-                    yield Check((f"{where}.{name}",), f"is of by: ngrams, and this rule goes by {rule.by}", "drop it")
+                    what = f"is of by: ngrams, and this rule goes by {rule.by}"
+                    yield Check((f"{where}.{name}", f"{where}.by"), what, "drop it")
         used = (*kind.needs, *kind.may_use)
         for name in rule.columns:
             if name not in used:
                 what = f"by: {rule.by} has no use for {name!r}"
-                yield Check((f"{where}.columns",), what, f"names: {listing(used)}", nearest(name, used))
+                yield Check((f"{where}.columns", f"{where}.by"), what, f"names: {listing(used)}", nearest(name, used))
 
 
 def missing_file(path: Path) -> tuple[str, str | None, str | None]:
@@ -334,7 +338,9 @@ def _evaluation(recipe: Recipe, provided: Collection[str]) -> Iterator[Check]:
             )
         return
     if recipe.data.eval is None and "data.eval" not in provided:
-        yield Check(("eval", "data.eval"), "there are no prompts to evaluate on", "add data.eval: {path: ...}")
+        yield Check(
+            ("data.eval",), "is required by eval: there are no prompts to evaluate on", "add data.eval: {path: ...}"
+        )
     # What eval.sampler inherits from rollout is reported there, once.
     known = {message for _, message in recipe.rollout.problems()}
     for key, message in evaluation.sampler.problems():

@@ -15,7 +15,7 @@ from rich.table import Table
 from rl.diagnose_picture import draw
 from rl.diagnose_rows import Diagnosis, Row
 from rl.diagnose_words import advice, law_name, share
-from rl.errors import CommandError
+from rl.errors import CommandError, check_folder
 from rl.run import plain
 
 JSON, PICTURE, PAGE = "diagnose.json", "diagnose.png", "diagnose.html"
@@ -39,17 +39,6 @@ NOTES = {
     "s/plan": "seconds of one plan of all rollouts, forwards and backwards",
     "MB": "most bytes of tensors that a plan of one prompt held beyond the weights",
 }
-
-
-def check_folder(out: Path) -> None:
-    """Raises CommandError where the folder cannot be made; said before the measuring rather than after."""
-    for place in (out, *out.parents):
-        if place.exists() and not place.is_dir():
-            raise CommandError(f"--out {out}: {place} is a file, and a folder is needed; name another")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"--out {out}: cannot be made: {error.strerror}") from error
 
 
 def show(found: Diagnosis, console: Console | None = None) -> None:

@@ -1,5 +1,7 @@
 """Errors that a person can mend: they end a command with their message, and without a traceback."""
 
+from pathlib import Path
+
 
 class CommandError(ValueError):
     """A command cannot do what it was asked. The message says what, where, and what to do."""
@@ -17,3 +19,14 @@ class DataError(ValueError):
         if remedy:
             parts.append(remedy)
         return cls("\n    ".join(parts))
+
+
+def check_folder(out: Path) -> None:
+    """Raises CommandError where the folder cannot be made; said before the work rather than after."""
+    for place in (out, *out.parents):
+        if place.exists() and not place.is_dir():
+            raise CommandError(f"--out {out}: {place} is a file, and a folder is needed; name another")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"--out {out}: cannot be made: {error.strerror}") from error

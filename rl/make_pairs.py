@@ -187,7 +187,7 @@ def _begin(out: Path, recipe: Recipe, checkpoint: str) -> dict[str, Any]:
         return {"setting": setting, "batches": 0, "bytes": 0, "counts": {}, "made_by": told, **provenance()}
     try:
         state = json.loads(record.read_text(encoding="utf-8"))
-        same, known = state["setting"] == setting, state["bytes"]
+        same, known, _, _ = state["setting"] == setting, state["bytes"], state["batches"], state["counts"]
     except (ValueError, LookupError, TypeError):
         raise CommandError(
             f"--out {out}: {record} is damaged, so how far it is is not known; remove both, or name another"
@@ -199,6 +199,7 @@ def _begin(out: Path, recipe: Recipe, checkpoint: str) -> dict[str, Any]:
         raise CommandError(
             f"--out {out}: it has {size} bytes, and {record} counts on {known}; remove both to begin anew"
         )
+    out.touch()  # gone, where no batch had a pair
     os.truncate(out, known)  # what came after the last whole batch
     return state
 

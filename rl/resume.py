@@ -76,6 +76,9 @@ class Start:
         return RunFolder(out)
 
 
+_NEW = "unknown"  # in place of the value of a key that is younger than a checkpoint
+
+
 def open_run(recipe: Recipe, resume: str | Path | None, command: str = "train") -> Start:
     """Find what ``--resume`` names. Raises ``ResumeError`` where there is nothing to continue or the recipe has changed."""
     if resume is None:
@@ -103,9 +106,12 @@ def open_run(recipe: Recipe, resume: str | Path | None, command: str = "train") 
         )
     changed = differences(saved.state["recipe"], recipe.model_dump(mode="json"))
     if changed:
+        remedy = f"Continue with {recipe.out / 'recipe.yaml'}"
+        if all(f"({_NEW} then," in one for one in changed):  # that recipe has no such key either
+            remedy = "Continue with the version of unmask that began it, which had no such keys"
         raise ResumeError(
             f"the recipe is not the one that {saved.path} was made with; it differs in {listing(changed, 8)}. "
-            f"Continue with {recipe.out / 'recipe.yaml'}, or start a new run without --resume. "
+            f"{remedy}, or start a new run without --resume. "
             f"What may differ: {', '.join(FREE)}; of rewards {', '.join(CALLING)}"
         )
     return Start(recipe, saved, [f"{note}; using the one before it." for note in notes])
@@ -146,9 +152,11 @@ def differences(before: Any, now: Any, at: str = "") -> list[str]:
         return [
             found
             for key in keys
-            for found in differences(before.get(key), now.get(key), f"{at}.{key}" if at else str(key))
+            for found in differences(before.get(key, _NEW), now.get(key), f"{at}.{key}" if at else str(key))
         ]
-    same = before == now or (before is None and now == {})  # `where` of a checkpoint from before there was one
+    same = before == now or (
+        before is _NEW and now in (None, {}, [])
+    )  # of a checkpoint from before there was such a key
     return [] if same else [f"{at} ({before} then, {now} now)"]
 
 

@@ -65,10 +65,20 @@ def replay(timed):
                 die_of(signal.SIGALRM)
             parts.append(os.read(hear, 1 << 16))
             if not parts[-1]:
-                status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                status = status_of(child, ends)
                 die_of(-status) if status < 0 else os._exit(status)
         line, _, rest = b"".join(parts).partition(b"\n")
         send(1, line + b"\n")
+
+
+def status_of(child, ends):
+    """How a child that answers no more has ended: its status, or minus a signal's number; SIGALRM, if it lives on until `ends`."""
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > ends:
+            os.kill(child, signal.SIGKILL)
+            return -signal.SIGALRM
+        time.sleep(0.002)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def die_of(number):

@@ -212,6 +212,15 @@ def test_what_nobody_graded_is_said_to_be_nothing(tmp_path: Path) -> None:
     assert "<!-- nothing to compare -->" in (tmp_path / "none.svg").read_text()
 
 
+def test_prompts_that_one_side_did_not_grade_are_counted() -> None:
+    nan, scores = float("nan"), [1.0, 0.0, 1.0, 1.0]
+    sides = [side("d", "base", {"right": scores}), side("d", "m", {"right": [0.0, nan, nan, 1.0]})]
+    found = compare_models(alone([*sides, side("d", "whole", {"right": scores})]))
+    assert [note for note in found.notes if "graded in both" in note] == [
+        "d, right: m is compared over the 2 of 4 prompts that were graded in both"
+    ]
+
+
 # ---- which results stand beside which
 
 
@@ -365,3 +374,21 @@ def test_the_command(home: Path) -> None:
     near = invoke("evals/base", "evals", "--parser", "rigth")
     assert near.exit_code == 2
     assert "did you mean right?" in near.stderr
+    Path("taken").write_text("")
+    for out, words in (
+        ("taken/x.png", "taken is a file, and a folder is needed"),
+        ("pictures.png", "this is a folder"),
+    ):
+        Path("pictures.png").mkdir(exist_ok=True)
+        told = invoke("evals/base", "evals", "--out", out)
+        assert told.exit_code == 2
+        assert words in " ".join(told.stderr.split())
+        assert not told.stdout
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"protocol": "digits-256"}', "null"])
+def test_a_result_that_is_none_of_ours_is_named(home: Path, text: str) -> None:
+    (home / "evals" / "update-1" / "digits-256" / "result.json").write_text(text)
+    told = invoke("evals/base", "evals/update-1", "evals/update-2")
+    assert told.exit_code == 2
+    assert "digits-256/result.json: is not what unmask eval writes" in " ".join(told.stderr.split())

@@ -264,7 +264,7 @@ def test_switches_may_be_words(word, value):
         ({"rewards": [{"fn": "sudoku.solved", "weight": 0}]}, "rewards.0.weight", "weight 0", None),
         ({"outcome": "solved"}, "outcome", "no reward 'solved'", "sudoku.solved"),
         ({"data": {"eval": {"path": "a/b"}}, "eval": None}, "data.eval", "nothing evaluates", None),
-        ({"eval": {}}, "eval", "no prompts to evaluate on", None),
+        ({"eval": {}}, "data.eval", "no prompts to evaluate on", None),
         ({"train": {"out": __file__}}, "train.out", "is a file", None),
         ({"train": {"out": f"{__file__}/deeper"}}, "train.out", "is a file", None),
     ],
@@ -415,6 +415,34 @@ def test_a_misspelt_key_of_the_rollout_is_one_problem(key):
     value = own.pop(key, "nonsense")
     problem = only_problem({"rollout": {**own, f"{key}z": value}})
     assert (problem.key, problem.nearest) == (f"rollout.{key}z", f"rollout.{key}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"data": {"hold_out": [{"against": "eval"}]}}, ["data.hold_out.0.by", "data.hold_out.0.against"]),
+        ({"data": {"hold_out": [{"by": "text"}]}}, ["data.hold_out.0.against"]),
+        ({"data": {"hold_out": [{"against": {"path": "a/b"}, "by": "sodoku", "columns": {"puzzle": "p"}}]}},
+         ["data.hold_out.0.by"]),
+        ({"rollout": {"steps": "many"}, "eval": {}}, ["rollout.steps", "data.eval"]),
+        ({"rollout": {"selection": "best"}, "eval": {}}, ["rollout.selection", "data.eval"]),
+        ({"rollout": {"canvas": 0}, "data": {"eval": {"path": "a/b"}}, "eval": {"every": 0}, "save": {"best_by": "reward"}},
+         ["rollout.canvas"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_one_section_hides_none_in_another(changes, keys):
+    """What hangs on the first is not said; what stands by itself is."""
+    alone = [problem.key for problem in problems_of(merged(GOOD, changes))]
+    assert [key for key in alone if key != "save.best_by"] == keys
+    assert ("save.best_by" in alone) == ("save" in changes)
+    both = merged(GOOD, merged(changes, {"model": {"lora": {"targets": []}}, "health": {"eval_falls": "stop"}}))
+    assert {*keys, "model.lora.targets", "health.eval_falls"} <= {problem.key for problem in problems_of(both)}
+
+
+def test_what_acts_on_validation_needs_something_measured():
+    changes = {"data": {"validation": {"path": "a/b"}}, "health": {"eval_falls": "stop"}, "eval": None}
+    problem = only_problem(changes)
+    assert (problem.key, problem.message) == ("health.eval_falls", "is stop, and nothing is measured during the run")
 
 
 def test_a_name_from_elsewhere_gives_no_second_problem():

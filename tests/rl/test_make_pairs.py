@@ -151,6 +151,19 @@ def test_a_file_of_something_else_is_left_alone(toy: str) -> None:
     assert "use 2 or more" in alone.output
 
 
+def test_a_record_that_lacks_a_part_is_damaged_and_a_file_without_pairs_may_be_gone(toy: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def even(completions, **_):\n    return [0.0] * len(completions)\n")
+    counts = made(toy, "pairs.jsonl")
+    assert counts["pairs"] == 0
+    Path("pairs.jsonl").unlink()
+    assert made(toy, "pairs.jsonl") == counts
+    record = json.loads(Path("pairs.jsonl.made.json").read_text())
+    for name in ("setting", "batches", "bytes", "counts"):
+        Path("pairs.jsonl.made.json").write_text(json.dumps({key: record[key] for key in record if key != name}))
+        with pytest.raises(CommandError, match="is damaged"):
+            made(toy, "pairs.jsonl")
+
+
 def test_pairs_of_a_run_train_offline(toy: str) -> None:
     """Sample and verify with a run's weights, store, train on it by DPO: three commands."""
     run = CliRunner().invoke(app, ["train", toy, "train.updates=1"])

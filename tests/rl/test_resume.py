@@ -256,6 +256,28 @@ def test_what_changes_the_numbers_is_refused_on_resume(checkpoint: Path, tmp_pat
     assert len(read_jsonl(Path("run/metrics.jsonl"))) == 2
 
 
+def test_a_key_younger_than_the_checkpoint_is_not_blamed_on_the_recipe(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe in the folder has no such key either, so it is not what is offered."""
+    train(recipe(checkpoint))
+    newest = checkpoints.newest
+
+    def older(folder: Path) -> tuple[Any, list[str]]:
+        saved, notes = newest(folder)
+        assert saved is not None
+        del saved.state["recipe"]["rollout"]["temperature"]
+        return saved, notes
+
+    monkeypatch.setattr(checkpoints, "newest", older)
+    with pytest.raises(
+        ResumeError, match=r"temperature \(unknown then, 1.0 now\). Continue with the version of unmask"
+    ):
+        train(recipe(checkpoint), resume="auto")
+    with pytest.raises(ResumeError, match=r"Continue with .*recipe\.yaml"):
+        train(recipe(checkpoint, optim={"lr": 2e-3}), resume="auto")
+
+
 def test_there_must_be_something_to_continue(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -597,3 +619,14 @@ def test_how_rewards_are_called_may_differ_and_what_they_compute_may_not() -> No
     assert len(differences(before, {"rewards": [now | others]})) == 3
     assert len(differences(before, {"rewards": [now | {"kwargs": {"timeout": 4}}]})) == 1
     assert len(differences(before, {"rewards": [now, now]})) == 1
+
+
+def test_keys_younger_than_a_checkpoint_are_nothing_or_said_to_be_younger() -> None:
+    before = {"data": {"train": {"path": "a"}}, "rollout": {"canvas": 8}}
+    unused = {"data": {"train": {"path": "a", "only": None}, "hold_out": [], "prompt": {}}, "rollout": {"canvas": 8}}
+    assert differences(before, unused) == []
+    used = {"data": {"train": {"path": "a"}, "hold_out": [{"by": "text"}]}, "rollout": {"canvas": 8, "power": 1.0}}
+    assert differences(before, used) == [
+        "data.hold_out (unknown then, [{'by': 'text'}] now)",
+        "rollout.power (unknown then, 1.0 now)",
+    ]

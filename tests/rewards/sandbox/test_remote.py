@@ -2,6 +2,7 @@
 
 import ast
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
-from rewards.isolation.remote import Session, predicted
+from rewards.isolation.remote import Session, predicted, program
 from rewards.isolation.service import _CELL, Ran
 from rewards.sandbox import Job, Limits, Remote, Report, Sandbox, SandboxError, StdioTest
 
@@ -174,6 +175,15 @@ def test_equal_arguments_of_different_types_are_different_calls(sandbox: Sandbox
         sandbox, "f = repr", "x = True\nassert f(x) == 'True'", "assert f(1) == '1'", "assert f(1.0) == '1.0'"
     )
     assert report.passed == (True, True, True), report
+
+
+def test_a_process_that_closed_its_channel_and_stays_is_not_waited_for() -> None:
+    code = "import os, time\ndef f(n):\n    if n == 1: os._exit(7)\n    os.closerange(3, 30)\n    time.sleep(30)"
+    load, calls = ["load", code, "submission"], [["call", "f", ["l", n], ["d"], False] for n in (1, 2)]
+    for call, status in zip(calls, (7, -signal.SIGALRM), strict=True):
+        text = program([json.dumps(load), json.dumps(call)], {"seconds": 0.3, "start_seconds": 10.0})
+        ran = subprocess.run([sys.executable, "-c", text], stdout=subprocess.PIPE, timeout=20)
+        assert (ran.returncode, ran.stdout) == (status, b'["loaded"]\n')
 
 
 def test_lines_without_end_are_not_kept() -> None:
