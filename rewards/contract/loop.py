@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from rewards.contract.answers import Open
 
+_BEGUN = Open(guilty=False, stuck=True)  # of a call that has not ended
 GRACE = 0.04  # seconds that a call has to end in when it is cancelled
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -38,16 +40,20 @@ class Work:
 def together(works: Sequence[Work]) -> list[Open | None]:
     """Run calls side by side on this process's loop; None for each that ended by itself. What they raise is theirs to catch."""
     loop = _loop()
-    ends: list[Open | None] = [Open(guilty=False, stuck=True)] * len(works)
+    ends: list[Open | None] = [_BEGUN] * len(works)
     future = asyncio.run_coroutine_threadsafe(_all(works, ends), loop)
-    times = [work.until for work in works if work.until is not None]
-    patience = max(0.0, max(times) - time.monotonic()) + 2 * GRACE if len(times) == len(works) else None
     try:
-        future.result(patience)
-    except TimeoutError:  # the loop is held up, by the task that runs now
-        running = asyncio.current_task(loop)
-        guilty = None if running is None else _owners.get(running)
-        future.cancel()
+        for until, last in _looks(works):
+            with suppress(TimeoutError):
+                future.result(None if until is None else max(0.0, until - time.monotonic()) + 2 * GRACE)
+                return ends
+            running = asyncio.current_task(loop)  # where the loop is held up, by this one
+            guilty = None if running is None else _owners.get(running)
+            # A call whose time was up, and that neither ended nor was cancelled: the patience of others is not for it.
+            late = any(work.owner is guilty and ends[place] is _BEGUN and _up(work) for place, work in enumerate(works))
+            if late or last:
+                future.cancel()
+                break
         for place, work in enumerate(works):
             if (guilty is None or guilty is work.owner) and ends[place] is not None:
                 ends[place] = Open(guilty=True, stuck=True)
@@ -55,6 +61,17 @@ def together(works: Sequence[Work]) -> list[Open | None]:
         future.cancel()  # Ctrl-C while a judge is slow
         raise
     return ends
+
+
+def _looks(works: Sequence[Work]) -> list[tuple[float | None, bool]]:
+    """When to look whether the loop is held up: at each time that a call has; with calls that have none, for ever at last."""
+    times: list[float | None] = [*sorted({work.until for work in works if work.until is not None})]
+    times += [None] if len(times) == 0 or any(work.until is None for work in works) else []
+    return [(until, number == len(times) - 1) for number, until in enumerate(times)]
+
+
+def _up(work: Work) -> bool:
+    return work.until is not None and work.until <= time.monotonic()
 
 
 async def _all(works: Sequence[Work], ends: list[Open | None]) -> None:

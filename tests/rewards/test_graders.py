@@ -283,7 +283,7 @@ def test_a_judge_ended_by_the_entry_s_limit_names_both_limits() -> None:
     (patient,) = load_rewards([{"fn": "judge.rubric", "kwargs": kwargs}], base=Path.cwd())
     said = _remedy(patient, 100.0)
     assert "the entry's timeout in rewards, 100 s for a batch" in said
-    assert "kwargs.timeout and kwargs.retries let one row take 376 s: set that timeout to 751 or more" in said
+    assert "kwargs.timeout and kwargs.retries let one row take 244 s: set that timeout to 487 or more" in said
     (quick,) = load_rewards(
         [{"fn": "judge.rubric", "kwargs": {**kwargs, "timeout": 10, "retries": 1}}], base=Path.cwd()
     )

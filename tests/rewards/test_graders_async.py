@@ -157,6 +157,14 @@ def test_each_has_the_time_of_its_own_entry(graders: Any) -> None:
     assert seconds < 2.0
 
 
+def test_one_that_holds_up_the_loop_ends_in_its_own_time_and_not_its_neighbours(graders: Any) -> None:
+    mark, rewards = graders(entry("one", timeout=120.0), entry("bad", "bad", timeout=1.0))
+    found, seconds = timed(mark, rewards, ["a", "block"])
+    assert found.components == {"one": [1.0, 5.0], "bad": [1.0, None]}
+    assert found.dropped == [None, "reward bad: did not answer in 1 s"]
+    assert seconds < 30
+
+
 def test_errors_are_read_as_ever(graders: Any) -> None:
     mark, rewards = graders(entry("one", kwargs={"seconds": 0.1}), entry("bad", "bad", on_error="drop"))
     found, _ = timed(mark, rewards, ["a", "raise", "cancelled"])
@@ -216,6 +224,27 @@ def test_who_holds_up_the_loop_is_known_also_from_a_task_of_its_own() -> None:
     ]
     (free,) = tried([task(quick, 5.0)])  # once the loop is free again
     assert not isinstance(free, Open)
+
+
+def test_a_call_that_holds_up_the_loop_has_no_more_time_than_its_own() -> None:
+    over = []
+
+    async def holds(completions: list[str], **_: Any) -> list[float]:
+        time.sleep(1.5)
+        over.append("holds")
+        return [1.0]
+
+    async def patient(completions: list[str], **_: Any) -> list[float]:
+        await asyncio.sleep(0.3)
+        return [2.0]
+
+    for until in (60.0, None):
+        over.clear()
+        found = tried([task(patient, until), task(holds, 0.2), task(patient, 0.1)])
+        assert over == []
+        assert found == [Open(False, True), Open(True, True), Open(False, True)]
+        (free,) = tried([task(patient, 5.0)])
+        assert not isinstance(free, Open)
 
 
 def test_without_a_limit_nothing_is_cut_short() -> None:
