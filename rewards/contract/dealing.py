@@ -10,7 +10,8 @@ A reward that compares the completions for a prompt (`needs_groups`) is dealt wh
 
 Async functions run together in a process, T being that of the most patient. Each is cancelled shortly before its own T/2 is over, and
 the others lose nothing; its rows then run side by side for T/4 in place of one by one. One that holds up the event loop cannot be
-cancelled: its process ends after its own T/2, those that it kept from answering run again without it for T/4, and its rows one by one for another T/4.
+cancelled: after its own T/2 its process ends, those that it kept from answering run again without it for T/4, and its rows one by one
+for another T/4.
 
 Who owns the processes (this machine: `rewards/contract/graders.py`; Ray) is not known here.
 """
