@@ -109,10 +109,11 @@ def extrapolate(model: Fitted, recipe: str, groups_per_gpu: float, gpus: Sequenc
     """For each number of GPUs: seconds of an update by `unmask plan`, and its overhead by phase. groups_per_gpu: prompts of an update for
     each GPU; 0: as many as the recipe says, whatever the number of GPUs. fewer: the number of learners, all or a half, a quarter and so on,
     with which an update takes least, and how long it then takes."""
+    from rl.doctor import without_waiting
     from rl.hardware import GPUS as KNOWN
     from rl.hardware import Hardware
     from rl.layout import arrange
-    from rl.plan_gpus import plan_gpus, without_waiting
+    from rl.plan_gpus import plan_gpus
 
     without_waiting()
     found = []
