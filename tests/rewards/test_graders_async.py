@@ -247,6 +247,20 @@ def test_a_call_that_holds_up_the_loop_has_no_more_time_than_its_own() -> None:
         assert not isinstance(free, Open)
 
 
+def test_a_call_in_its_time_is_not_blamed_at_the_end_of_another_s() -> None:
+    async def holds(completions: list[str], **_: Any) -> list[float]:
+        time.sleep(0.5)
+        return [1.0]
+
+    async def patient(completions: list[str], **_: Any) -> list[float]:
+        await asyncio.sleep(60)
+        return [2.0]
+
+    found = tried([task(holds, 30.0), task(patient, 0.1)])
+    assert not isinstance(found[0], Open)
+    assert found[1] == Open(guilty=True, stuck=False)
+
+
 def test_without_a_limit_nothing_is_cut_short() -> None:
     async def slow(completions: list[str], **_: Any) -> list[float]:
         await asyncio.sleep(0.1)
