@@ -77,9 +77,8 @@ def paired(sides: Sequence[Sequence[Side]]) -> tuple[dict[str, str], list[Pair],
             for key in model.results
             if key not in both
         ]
-    pairs.sort(
-        key=lambda pair: natural(pair.protocol)
-    )  # 128 before 1024; the models of one protocol stay as they were named
+    # 128 before 1024; the models of one protocol stay as they were named.
+    pairs.sort(key=lambda pair: natural(pair.protocol))
     return {model.name: model.source for model in (base, *others)}, pairs, notes
 
 

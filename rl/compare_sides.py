@@ -12,16 +12,8 @@ from rl.errors import CommandError
 from rl.evaluation_files import RESULT, SAMPLES, STATE, read_rows
 
 SHOWN = 5  # differences of two protocols that are written out
-NEEDED = (
-    "protocol",
-    "hash",
-    "changed",
-    "changes",
-    "settings",
-    "model",
-    "data",
-    "parsers",
-)  # of result.json, by a comparison
+# Of result.json, by a comparison.
+NEEDED = ("protocol", "hash", "changed", "changes", "settings", "model", "data", "parsers")
 BULKY = ("token_ids", "reveal_step", "model_input", "generated", "completion")  # no comparison reads them
 
 

@@ -174,10 +174,8 @@ def _begin(out: Path, recipe: Recipe, checkpoint: str) -> dict[str, Any]:
     told = recipe.model_dump(mode="json", include={"model", "data", "rollout", "rewards", "outcome"})
     told |= {"seed": recipe.train.seed, "prompts_per_update": recipe.train.prompts_per_update, "checkpoint": checkpoint}
     told["rollout"].pop("max_rows")
-    told["data"] |= {
-        "eval": None,
-        "validation": None,
-    }  # which prompts are left because of them, the digest of the prompts tells
+    # Which prompts are left because of these, the digest of the prompts tells.
+    told["data"] |= {"eval": None, "validation": None}
     setting = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     record = _record(out)
     if not record.exists():

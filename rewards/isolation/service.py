@@ -32,14 +32,11 @@ from typing import Any, Protocol
 
 PATIENCE = 30.0  # seconds beyond a program's own time for a service to answer
 MAX_ANSWER = 64 << 20  # bytes
-MAX_OUTPUT = (
-    16 << 20
-)  # bytes that a program may print at E2B, where we start it: as JSON in JSON they may become four times as many
+# Bytes that a program may print at E2B, where we start it: as JSON in JSON they may become four times as many.
+MAX_OUTPUT = 16 << 20
 E2B_PORT = 49999
-KEYS = {
-    "fusion": "SANDBOX_FUSION_API_KEY",
-    "e2b": "E2B_API_KEY",
-}  # variables that hold a key; Fusion needs none by itself
+# Variables that hold a key; Fusion needs none by itself.
+KEYS = {"fusion": "SANDBOX_FUSION_API_KEY", "e2b": "E2B_API_KEY"}
 REFUSALS = (401, 403, 429, 503)  # answers of a service that did not run the program
 
 
